@@ -1,0 +1,282 @@
+"""
+The engine behind every front end: a store and a bundle, opened once; questions in, answers with sources out.
+
+    with Assistant.open(resolve()) as assistant:
+        print(assistant.ask("when was the boiler serviced?").answer)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.bundle import Bundle
+from app.documents import DocumentError, decode
+from app.places import Places
+from app.reader import ExtractiveReader, PassageBits, Reader, Span
+from app.retriever import Retriever
+from store.errors import UsageError
+from store.tokens import StoredPassage, TokenStore
+
+SCHEMA_VERSION = 1
+"""Of the JSON that `ask`, `search` and `status` print."""
+PASSAGES_READ = 20
+MAX_QUESTION_CHARACTERS = 10_000
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\w\"'(\[`*])|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s?)")
+_MAX_QUOTE = 400
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an answer stands."""
+
+    path: str
+    line: int
+    """1-based line of the answer's first character."""
+    page: int | None
+    heading: str
+    quote: str
+    """The sentence around the answer, exactly as in the file."""
+    start: int
+    """Character offset of the answer in the file's text; of the quote, where nothing was answered."""
+    end: int
+    stale: bool
+    """The file is gone or has changed since it was indexed."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An answer that was considered."""
+
+    answer: str
+    confidence: float
+    path: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds per stage."""
+
+    retrieve: float
+    """Encoding the question, both rankings, fusion."""
+    load: float
+    """Passages and bits from the store."""
+    read: float
+    """The upper graph over all passages."""
+    total: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of one question."""
+
+    question: str
+    answer: str | None
+    """None: not in your notes."""
+    confidence: float
+    """Of the best span, 0..1, whether or not it was answered."""
+    abstained: bool
+    sources: list[Source]
+    """Of the answer; the closest passages where there is none."""
+    candidates: list[Candidate]
+    """Best first, the answer's own included."""
+    timings_ms: Timings
+
+    def to_json(self) -> dict[str, Any]:
+        """As `ask --json` prints it."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A passage found by `search`."""
+
+    path: str
+    line: int
+    page: int | None
+    heading: str
+    text: str
+    score: float
+
+
+class Assistant:
+    """An open store with its reader. One question at a time; calls from several threads wait for each other."""
+
+    def __init__(self, store: TokenStore, bundle: Bundle, reader: Reader) -> None:
+        self.store, self.bundle = store, bundle
+        self._reader = reader
+        self._retriever = Retriever(store)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, places: Places) -> Assistant:
+        """
+        Open the store and the bundle that it was made with.
+
+        Raises:
+            StoreError: If there is no usable store.
+            ModelError: If the bundle cannot be used.
+            UsageError: If the device is not present.
+        """
+        bundle = Bundle.open(places.bundle, places.device)
+        store = TokenStore.open(places.store, bundle.manifest.fingerprint)
+        return cls(store, bundle, ExtractiveReader(bundle))
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Assistant:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def ask(
+        self, question: str, passages: int = PASSAGES_READ, cancelled: Callable[[], bool] = lambda: False
+    ) -> Answer:
+        """
+        Answer a question from the notes, or abstain.
+
+        Raises:
+            UsageError: If the question is empty or longer than 10,000 characters.
+            Cancelled: If `cancelled` became true meanwhile.
+        """
+        question = check_question(question)
+        with self._lock:
+            began = time.perf_counter()
+            encoded = self.bundle.encode_question(question)
+            hits = self._retriever.retrieve(question, encoded.code, passages)
+            retrieved = time.perf_counter()
+            found = self.store.passages([hit.passage_id for hit in hits])
+            bits = self.store.token_bits([passage.id for passage in found])
+            found = [passage for passage in found if passage.id in bits]
+            inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
+            loaded = time.perf_counter()
+            spans = self._reader.read(encoded, inputs, cancelled)
+            read = time.perf_counter()
+        null_logit = self.bundle.manifest.null_logit
+        candidates = self._candidates(found, spans, null_logit)
+        answered = bool(spans) and spans[0].score > null_logit
+        if answered:
+            sources = [self._source(found[spans[0].passage], spans[0])]
+        else:
+            sources = [self._closest(passage) for passage in found[:3]]
+        ms = [1000 * t for t in (retrieved - began, loaded - retrieved, read - loaded, time.perf_counter() - began)]
+        return Answer(
+            question=question,
+            answer=candidates[0].answer if answered else None,
+            confidence=candidates[0].confidence if candidates else 0.0,
+            abstained=not answered,
+            sources=sources,
+            candidates=candidates,
+            timings_ms=Timings(*(round(t, 1) for t in ms)),
+        )
+
+    def search(self, query: str, limit: int = 10) -> list[SearchResult]:
+        """
+        The best passages for a query, without reading them.
+
+        Raises:
+            UsageError: If the query is empty or longer than 10,000 characters.
+        """
+        query = check_question(query)
+        with self._lock:
+            hits = self._retriever.retrieve(query, self.bundle.encode_question(query).code, limit)
+            scores = {hit.passage_id: hit.score for hit in hits}
+            found = self.store.passages(list(scores))
+        return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
+
+    def _candidates(self, found: Sequence[StoredPassage], spans: Sequence[Span], null_logit: float) -> list[Candidate]:
+        """The best spans, one for each different answer, five at most."""
+        candidates: dict[str, Candidate] = {}
+        for span in spans:
+            passage = found[span.passage]
+            text = passage.text[span.start : span.end]
+            line = passage.line + passage.text.count("\n", 0, span.start)
+            confidence = round(span.confidence(null_logit), 4)
+            candidates.setdefault(text.casefold(), Candidate(text, confidence, passage.path, line))
+        return list(candidates.values())[:5]
+
+    def _source(self, passage: StoredPassage, span: Span) -> Source:
+        first, last = quote_around(passage.text, span.start, span.end)
+        return Source(
+            path=passage.path,
+            line=passage.line + passage.text.count("\n", 0, span.start),
+            page=passage.page,
+            heading=passage.heading,
+            quote=passage.text[first:last],
+            start=passage.start + span.start,
+            end=passage.start + span.end,
+            stale=is_stale(passage),
+        )
+
+    def _closest(self, passage: StoredPassage) -> Source:
+        first, last = quote_around(passage.text, 0, 1)
+        return Source(
+            path=passage.path,
+            line=passage.line,
+            page=passage.page,
+            heading=passage.heading,
+            quote=passage.text[first:last],
+            start=passage.start + first,
+            end=passage.start + last,
+            stale=is_stale(passage),
+        )
+
+
+def check_question(question: str) -> str:
+    """
+    A question without surrounding space.
+
+    Raises:
+        UsageError: If it is empty or longer than 10,000 characters.
+    """
+    question = question.strip()
+    if not question:
+        raise UsageError("the question is empty: type what you want to know")
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise UsageError(
+            f"the question has {len(question):,} characters, at most {MAX_QUESTION_CHARACTERS:,} can be read: "
+            "ask a shorter one"
+        )
+    return question
+
+
+def quote_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The sentence, list item or line around a character range; at most 400 characters, the range always inside."""
+    cuts = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    first = max(cut for cut in cuts if cut <= start)
+    last = min((cut for cut in cuts if cut >= end), default=len(text))
+    first = max(first, min(start, end - _MAX_QUOTE))
+    last = min(last, max(end, first + _MAX_QUOTE))
+    while last > end and text[last - 1].isspace():
+        last -= 1
+    while first < start and text[first].isspace():
+        first += 1
+    return first, last
+
+
+def is_stale(passage: StoredPassage) -> bool:
+    """Whether the file of a passage is gone, or holds other bytes than those that were indexed."""
+    path = Path(passage.path)
+    try:
+        stat = path.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (passage.size, passage.mtime_ns):
+            return False
+        data = path.read_bytes()
+    except OSError:
+        return True
+    if hashlib.sha256(data).hexdigest() != passage.content_hash:
+        return True
+    try:
+        return decode(data)[passage.start : passage.end] != passage.text
+    except DocumentError:
+        return True

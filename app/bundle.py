@@ -1,0 +1,183 @@
+"""
+A bundle at work: tokenizer and ONNX Runtime sessions, opened when first needed.
+
+Passages are encoded one at a time, without padding, from as many threads as there are cores: the int8 graph scales
+each product by its whole input, so a passage's bits would otherwise depend on what it was batched with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from store.bundle import LOWER, TOKENIZER, UPPER, Manifest, read_manifest, verify
+from store.codec import Bits, Floats, pack, scales_to_bytes
+from store.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from tokenizers import Tokenizer
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Device name -> ONNX Runtime provider."""
+
+
+@dataclass(frozen=True)
+class TokenizedPassage:
+    """A passage body as the graphs see it."""
+
+    ids: list[int]
+    """(n,) without special tokens."""
+    offsets: list[tuple[int, int]]
+    """(n,) character range of each token in the passage's text."""
+
+
+@dataclass(frozen=True)
+class EncodedPassage:
+    """What the store keeps of a passage."""
+
+    tokens: int
+    bits: bytes
+    scale: bytes
+    code: bytes
+
+
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """What a question is read and retrieved with."""
+
+    ids: npt.NDArray[np.int64]
+    """(1, q) with [CLS] and [SEP]."""
+    states: Floats
+    """(1, q, d)."""
+    code: Floats
+    """(c,)."""
+
+
+class Bundle:
+    """An opened bundle. Thread-safe: sessions and tokenizer may be used from several threads at once."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
+        self.folder, self.manifest, self.device, self.threads = folder, manifest, device, threads
+
+    @classmethod
+    def open(cls, folder: Path, device: str = "cpu", threads: int | None = None) -> Bundle:
+        """
+        Read the manifest and check every file's hash; graphs are loaded when first used.
+
+        Raises:
+            ModelError: If the folder is no bundle or one of its files is missing or damaged.
+            UsageError: If the device is not one that the installed ONNX Runtime offers.
+        """
+        manifest = read_manifest(folder)
+        if manifest.reader != "extractive":
+            raise ModelError(f"bundle {folder} holds a {manifest.reader} reader, this version runs extractive ones")
+        verify(folder, manifest)
+        if device != "cpu":
+            check_device(device)
+        return cls(folder, manifest, device, threads or os.cpu_count() or 1)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without truncation or padding."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+
+    @cached_property
+    def _lower(self) -> InferenceSession:
+        return self._session(LOWER)
+
+    @cached_property
+    def _upper(self) -> InferenceSession:
+        return self._session(UPPER)
+
+    def _session(self, name: str) -> InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # parallel over passages instead, see above
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        providers = list(dict.fromkeys([PROVIDERS[self.device], PROVIDERS["cpu"]]))
+        try:
+            return onnxruntime.InferenceSession(str(self.folder / name), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's own exception types are not public
+            raise ModelError(f"{self.folder / name} cannot be loaded ({error}): export the bundle again") from error
+
+    def tokenize(self, text: str) -> TokenizedPassage:
+        """A passage's text -> token ids and character ranges, at most `passage_tokens` of them."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        limit = self.manifest.passage_tokens
+        return TokenizedPassage(encoding.ids[:limit], encoding.offsets[:limit])
+
+    def encode_passage(self, heading: str, text: str) -> EncodedPassage:
+        """Run the lower graph over [CLS] heading [SEP] text [SEP]; keep the text's tokens and the passage code."""
+        cls, sep = self._special
+        body = self.tokenize(text).ids
+        head = self.tokenizer.encode(heading, add_special_tokens=False).ids[: self.manifest.heading_tokens]
+        ids = np.array([[cls, *head, sep, *body, sep]], dtype=np.int64)
+        bits, scale, code = self._lower.run(["bits", "scale", "code"], {"ids": ids})
+        first = len(head) + 2
+        last = first + len(body)
+        return EncodedPassage(
+            tokens=len(body),
+            bits=bits[0, first:last].tobytes(),
+            scale=scales_to_bytes(scale[0, first:last]),
+            code=pack(code[0]).tobytes(),
+        )
+
+    def encode_question(self, question: str) -> EncodedQuestion:
+        """Run the lower graph over a question, cut to the longest the reader knows."""
+        cls, sep = self._special
+        body = self.tokenizer.encode(question, add_special_tokens=False).ids[: self.manifest.question_tokens]
+        ids = np.array([[cls, *body, sep]], dtype=np.int64)
+        states, code = self._lower.run(["states", "code"], {"ids": ids})
+        return EncodedQuestion(ids, states, code[0])
+
+    def span_logits(
+        self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: npt.NDArray[np.float16]
+    ) -> tuple[Floats, Floats]:
+        """One passage's ids, bits (n, m / 8) and scales (n,) -> start and end logits (n,), 0 meaning no answer."""
+        inputs = {
+            "question_states": question.states,
+            "question_ids": question.ids,
+            "ids": np.array([ids], dtype=np.int64),
+            "bits": bits[None],
+            "scale": scale[None],
+        }
+        start, end = self._upper.run(["start", "end"], inputs)
+        return start[0], end[0]
+
+    @cached_property
+    def _special(self) -> tuple[int, int]:
+        cls, sep = (self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+        if cls is None or sep is None:
+            raise ModelError(f"{self.folder / TOKENIZER} has no [CLS] or [SEP]: export the bundle again")
+        return cls, sep
+
+
+def check_device(device: str) -> None:
+    """
+    Raises:
+        UsageError: If the installed ONNX Runtime does not offer this device.
+    """
+    import onnxruntime
+
+    offered = onnxruntime.get_available_providers()
+    present = [name for name, provider in PROVIDERS.items() if provider in offered]
+    if device not in present:
+        raise UsageError(f"device {device} is not present, ONNX Runtime offers: {', '.join(present)}")

@@ -1,0 +1,322 @@
+"""
+The command line: each command parses, calls once, prints. Answers go to stdout, talk to stderr.
+
+Exit codes: 0 answered or done, 1 nothing found or not in your notes, 2 usage or configuration, 3 store, 4 bundle,
+5 finished but some files failed, 130 interrupted. Slow imports stand inside the command that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from app import __version__
+from app.places import Places, resolve
+from store.errors import BtrError, UsageError
+
+if TYPE_CHECKING:
+    from app.assistant import Answer, Source
+    from app.indexer import Progress
+
+NOTHING_FOUND, FILES_FAILED, INTERRUPTED = 1, 5, 130
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(invoke_without_command=True, context_settings=_CONTEXT)
+@click.option("--store", metavar="FILE", help="The store to use (default: in your data folder).")
+@click.option("--bundle", metavar="FOLDER", help="The model to use (default: the embedded one).")
+@click.option("--device", metavar="NAME", help="cpu, cuda, directml, coreml or openvino (default: cpu).")
+@click.version_option(__version__, prog_name="btr-assistant")
+@click.pass_context
+def cli(context: click.Context, store: str | None, bundle: str | None, device: str | None) -> None:
+    """Answers questions from your own notes, offline. Without a command: opens the chat.
+
+    \b
+    btr-assistant index ~/notes
+    btr-assistant ask "when was the boiler serviced?"
+    btr-assistant
+    """
+    context.obj = resolve(store, bundle, device)
+    if context.invoked_subcommand is None:
+        from app.assistant import Assistant
+        from app.chat import run_chat
+
+        run_chat(lambda: Assistant.open(context.obj))
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
+@click.pass_obj
+def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
+    """Encode folders of notes (.md, .txt); again for what is new, changed or gone.
+
+    Example: btr-assistant index ~/notes
+    """
+    from pathlib import Path
+
+    from app.bundle import Bundle
+    from app.documents import check_root
+    from app.indexer import index as run
+    from app.indexer import writer_lock
+    from store.tokens import TokenStore
+
+    roots = [check_root(Path(path)) for path in paths]
+    bundle = Bundle.open(places.bundle, places.device)
+    with writer_lock(places.lock):
+        with TokenStore.create(places.store, bundle.manifest.fingerprint, bundle.manifest.name) as store:
+            show = _ProgressLine(sys.stderr, quiet)
+            try:
+                report = run(store, bundle, roots, show)
+            finally:
+                show.end()
+    for path, reason in report.failed:
+        click.echo(f"{path} {reason}", err=True)
+    if not quiet:
+        pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
+        click.echo(
+            f"{report.notes:,} notes: {report.indexed:,} indexed, {report.unchanged:,} unchanged, "
+            f"{report.removed:,} removed, {len(report.failed):,} failed; "
+            f"{report.tokens:,} tokens in {report.seconds:.1f} s{pace}",
+            err=True,
+        )
+    if report.failed:
+        sys.exit(FILES_FAILED)
+
+
+@cli.command()
+@click.argument("question", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--batch", metavar="FILE", help="Answer every line of a file (- for standard input) as JSON lines.")
+@click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
+@click.pass_obj
+def ask(places: Places, question: str | None, as_json: bool, batch: str | None, passages: int) -> None:
+    """Answer a question from your notes, with its source.
+
+    Example: btr-assistant ask "when was the boiler serviced?"
+    """
+    if (question is None) == (batch is None):
+        raise UsageError("give a question or --batch FILE: btr-assistant ask 'when was the boiler serviced?'")
+    from app.assistant import Assistant, check_question
+
+    if batch is not None:
+        with _open_lines(batch) as lines, Assistant.open(places) as assistant:
+            for line in _questions(lines):
+                click.echo(json.dumps(assistant.ask(line, passages).to_json(), ensure_ascii=False))
+                sys.stdout.flush()
+        return
+    assert question is not None
+    check_question(question)
+    with Assistant.open(places) as assistant:
+        answer = assistant.ask(question, passages)
+    if as_json:
+        click.echo(json.dumps(answer.to_json(), ensure_ascii=False, indent=2))
+    else:
+        _print_answer(answer)
+    if answer.abstained:
+        sys.exit(NOTHING_FOUND)
+
+
+@cli.command()
+@click.argument("query")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-n", "--limit", default=10, show_default=True, type=click.IntRange(1, 1000), help="Passages to list.")
+@click.pass_obj
+def search(places: Places, query: str, as_json: bool, limit: int) -> None:
+    """List the passages closest to some words, without reading them.
+
+    Example: btr-assistant search "boiler pressure valve"
+    """
+    from app.assistant import SCHEMA_VERSION, Assistant, check_question
+
+    check_question(query)
+    with Assistant.open(places) as assistant:
+        results = assistant.search(query, limit)
+    if as_json:
+        rows = [asdict(result) for result in results]
+        print_json({"schema_version": SCHEMA_VERSION, "query": query.strip(), "results": rows})
+    for result in () if as_json else results:
+        click.secho(f"{short(result.path)}:{result.line}", fg="cyan", nl=False)
+        click.secho(f"  {result.heading}", dim=True)
+        click.echo("    " + " ".join(result.text.split())[:200])
+    if not results:
+        if not as_json:
+            click.echo("Nothing found.", err=True)
+        sys.exit(NOTHING_FOUND)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--failed", is_flag=True, help="List the files that could not be indexed, and why.")
+@click.pass_obj
+def status(places: Places, as_json: bool, failed: bool) -> None:
+    """Show what is indexed and how much room it takes.
+
+    Example: btr-assistant status
+    """
+    from app.assistant import SCHEMA_VERSION
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    manifest = read_manifest(places.bundle)
+    with TokenStore.open(places.store, manifest.fingerprint) as store:
+        counts, sources, failures = store.counts(), store.sources(), store.failures()
+    if as_json:
+        print_json(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "notes": counts.notes,
+                "passages": counts.passages,
+                "tokens": counts.tokens,
+                "failed": counts.failed,
+                "store_bytes": counts.store_bytes,
+                "bytes_per_token": round(counts.bytes_per_token, 2),
+                "model": manifest.name,
+                "sources": sources,
+            }
+        )
+        return
+    if failed:
+        for path, reason in failures:
+            click.echo(f"{path} {reason}")
+        return
+    click.echo(f"notes      {counts.notes:,} ({counts.failed:,} failed)")
+    click.echo(f"passages   {counts.passages:,}")
+    click.echo(f"tokens     {counts.tokens:,}, {counts.bytes_per_token:.1f} bytes each (bits, scales, passage codes)")
+    click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
+    click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
+    for source in sources:
+        click.echo(f"source     {source}")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def short(path: str) -> str:
+    """A path as a person would write it: relative to here or to home, where that is shorter."""
+    import os
+
+    options = [path]
+    home = os.path.expanduser("~")
+    if path.startswith(home + os.sep):
+        options.append("~" + path[len(home) :])
+    here = os.getcwd()
+    if path.startswith(here + os.sep):
+        options.append(os.path.relpath(path, here))
+    return min(options, key=len)
+
+
+def _print_answer(answer: Answer) -> None:
+    if answer.answer is None:
+        click.echo("Not in your notes.")
+        if answer.sources:
+            click.echo("Closest passages:")
+        for source in answer.sources:
+            click.echo(f"  {short(source.path)}:{source.line}  {source.heading}{_stale(source)}")
+    else:
+        source = answer.sources[0]
+        click.secho(answer.answer, bold=True)
+        click.echo()
+        before, span, after = split_quote(answer.answer, source)
+        click.echo("  " + _flat(before), nl=False)
+        click.secho(f"[{_flat(span)}]", bold=True, nl=False)
+        click.echo(_flat(after))
+        click.echo(f"  {short(source.path)}:{source.line}  {source.heading}{_stale(source)}")
+    timings = answer.timings_ms
+    click.echo(
+        f"  confidence {answer.confidence:.0%} · {timings.total:.0f} ms: retrieve {timings.retrieve:.0f}, "
+        f"load {timings.load:.0f}, read {timings.read:.0f}",
+        err=True,
+    )
+
+
+def split_quote(answer: str, source: Source) -> tuple[str, str, str]:
+    """The quote before the answer, the answer, and the quote after it."""
+    at = source.quote.find(answer)
+    return source.quote[:at], answer, source.quote[at + len(answer) :]
+
+
+def _flat(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+def _stale(source: Source) -> str:
+    return "  (changed since it was indexed)" if source.stale else ""
+
+
+def _open_lines(name: str) -> TextIO:
+    if name == "-":
+        return click.get_text_stream("stdin", encoding="utf-8")
+    try:
+        return open(name, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {name} ({error.strerror}): give a file with one question a line") from error
+
+
+def _questions(lines: TextIO) -> Iterator[str]:
+    """One question a line, or one JSON object with `question` a line; blank lines are left out."""
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        if text.startswith("{"):
+            try:
+                text = json.loads(text)["question"]
+            except (ValueError, KeyError) as error:
+                raise UsageError(f"line {number} is no JSON object with a question: correct it") from error
+            if not isinstance(text, str):
+                raise UsageError(f"line {number} has a question that is no text: correct it")
+        yield text
+
+
+class _ProgressLine:
+    """Index progress on one line of a terminal; silent in a pipe."""
+
+    def __init__(self, stream: TextIO, quiet: bool) -> None:
+        self._stream = stream
+        self._on = stream.isatty() and not quiet
+        self._shown = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        last = progress.done == progress.total
+        if not self._on or (progress.seconds - self._shown < 0.1 and not last):
+            return
+        self._shown = progress.seconds
+        left = round(progress.seconds_left)
+        self._stream.write(
+            f"\r\x1b[K{progress.done:,} of {progress.total:,} notes · {progress.notes_per_second:,.0f} notes/s · "
+            f"{left // 60}:{left % 60:02d} left"
+        )
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._on:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def main() -> None:
+    """The `btr-assistant` command: errors a person can act on become one sentence and an exit code."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except BtrError as error:
+        click.echo(f"btr-assistant: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("btr-assistant: interrupted; every note finished so far is kept, run it again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away; nothing to tell anyone
+        sys.exit(0)

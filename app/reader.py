@@ -1,0 +1,117 @@
+"""
+Readers: stored passages and a question in, ranked answers out.
+
+`Reader` is all that the rest of the program knows. `ExtractiveReader` (BTR-BERT) runs the upper graph on each
+passage's bits; its logits are relative to the passage's null logit, so spans compare across passages and 0 means
+"not in this passage".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from app.bundle import Bundle, EncodedQuestion
+from store.codec import Bits, Floats
+
+MAX_ANSWER_TOKENS = 30
+
+
+class Cancelled(Exception):
+    """The reading was given up because nobody waits for it any more."""
+
+
+@dataclass(frozen=True)
+class PassageBits:
+    """A passage as the store keeps it."""
+
+    text: str
+    bits: Bits
+    """(n, m / 8)."""
+    scale: npt.NDArray[np.float16]
+    """(n,)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A possible answer."""
+
+    passage: int
+    """Index into the passages that were read."""
+    start: int
+    """First character in the passage's text."""
+    end: int
+    score: float
+    """Start plus end logit against no answer: above 0 is likelier than none."""
+
+    def confidence(self, null_logit: float) -> float:
+        """Probability of this span against no answer, 0..1."""
+        return 1 / (1 + math.exp(min(50.0, null_logit - self.score)))
+
+
+class Reader(Protocol):
+    """Answers a question from stored passages."""
+
+    def read(
+        self, question: EncodedQuestion, passages: Sequence[PassageBits], cancelled: Callable[[], bool]
+    ) -> list[Span]:
+        """
+        The best span of each passage, best first.
+
+        Raises:
+            Cancelled: If `cancelled` became true before all passages were read.
+        """
+        ...
+
+
+class ExtractiveReader:
+    """Span reader over the upper graph, one passage a thread."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    def read(
+        self,
+        question: EncodedQuestion,
+        passages: Sequence[PassageBits],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> list[Span]:
+        """The best span of each passage, best first; raises `Cancelled`."""
+
+        def one(index: int) -> Span:
+            if cancelled():
+                raise Cancelled
+            passage = passages[index]
+            tokens = self._bundle.tokenize(passage.text)
+            start, end = self._bundle.span_logits(question, tokens.ids, passage.bits, passage.scale)
+            first, last, score = best_span(start, end)
+            a, b = whole_words(passage.text, tokens.offsets[first][0], tokens.offsets[last][1])
+            return Span(index, a, b, score)
+
+        with ThreadPoolExecutor(self._bundle.threads) as pool:
+            spans = list(pool.map(one, range(len(passages))))
+        return sorted(spans, key=lambda span: (-span.score, span.passage))
+
+
+def best_span(start: Floats, end: Floats, longest: int = MAX_ANSWER_TOKENS) -> tuple[int, int, float]:
+    """Start and end logits (n,) -> first and last token of the best span of at most `longest` tokens, and its score."""
+    scores = start[:, None] + end[None, :]
+    scores = np.where(np.tri(len(start), dtype=bool).T, scores, -np.inf)
+    scores[np.triu_indices_from(scores, k=longest)] = -np.inf
+    first, last = divmod(int(scores.argmax()), len(start))
+    return first, last, float(scores[first, last])
+
+
+def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Widen a character range so that it does not cut a word: tokens may be pieces of one."""
+    while start > 0 and text[start].isalnum() and text[start - 1].isalnum():
+        start -= 1
+    while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+        end += 1
+    return start, end

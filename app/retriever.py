@@ -1,0 +1,76 @@
+"""
+Hybrid retrieval: BM25 over the words, passage codes over the meaning, fused by reciprocal rank.
+
+The codes are scanned by Hamming distance on their packed bytes; the nearest few hundred are scored again with the
+question's float code against their signs (BPR: asymmetric scoring).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from store.codec import Bits, Floats, hamming, pack, unpack
+from store.tokens import TokenStore
+
+CANDIDATES = 200
+"""Passages that each of the two rankings contributes."""
+RESCORED = 1000
+"""Passages of the Hamming scan that are scored again."""
+FUSION = 20.0
+"""Constant of reciprocal rank fusion: small trusts the top ranks more."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A retrieved passage."""
+
+    passage_id: int
+    score: float
+    """Large is near; comparable within one question only."""
+
+
+class Retriever:
+    """Ranks the passages of a store; keeps the code matrix in memory until the store changes."""
+
+    def __init__(self, store: TokenStore) -> None:
+        self._store = store
+        self._version = -1
+        self._ids = np.zeros(0, dtype=np.int64)
+        self._codes: Bits = np.zeros((0, 0), dtype=np.uint8)
+
+    def retrieve(self, question: str, code: Floats, limit: int) -> list[Hit]:
+        """The best passages for a question's text and float code (c,)."""
+        lexical = [passage_id for passage_id, _ in self._store.match(question, CANDIDATES)]
+        semantic = self.nearest(code, CANDIDATES)
+        return fuse([lexical, semantic])[:limit]
+
+    def nearest(self, code: Floats, limit: int) -> list[int]:
+        """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""
+        self._refresh()
+        if not len(self._ids):
+            return []
+        chosen = np.arange(len(self._ids))
+        if len(chosen) > RESCORED:
+            distance = hamming(self._codes, pack(code)[None])
+            chosen = np.argpartition(distance, RESCORED)[:RESCORED]
+        similarity = unpack(self._codes[chosen]) @ code
+        order = np.lexsort((chosen, -similarity))[:limit]
+        return [int(i) for i in self._ids[chosen[order]]]
+
+    def _refresh(self) -> None:
+        version = self._store.data_version()
+        if version != self._version:
+            self._ids, self._codes = self._store.codes()
+            self._version = version
+
+
+def fuse(rankings: Sequence[Sequence[int]]) -> list[Hit]:
+    """Reciprocal rank fusion: the sum over rankings of 1 / (FUSION + rank)."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, passage_id in enumerate(ranking, start=1):
+            scores[passage_id] = scores.get(passage_id, 0.0) + 1 / (FUSION + rank)
+    return [Hit(i, score) for i, score in sorted(scores.items(), key=lambda item: (-item[1], item[0]))]

@@ -1,0 +1,233 @@
+"""
+A training run becomes a bundle: float graphs through Optimum with its own validation, int8 weights, manifest.
+
+Everything is made in a temporary folder next to the target and moved into place at the end: a failed parity check
+leaves nothing behind. Weights are int8 per channel with the range reduced to 7 bits, so that processors without VNNI,
+whose 8-bit products saturate, compute the same bits as those with it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from optimum.exporters.onnx import export_models, validate_models_outputs
+from tokenizers import Tokenizer
+
+from export.data import MAX_HEADING, MAX_QUESTION
+from export.graphs import (
+    GraphConfig,
+    GraphPart,
+    LowerGraph,
+    LowerOnnxConfig,
+    UnsplitGraph,
+    UnsplitOnnxConfig,
+    UpperGraph,
+    UpperOnnxConfig,
+    vocabulary_tables,
+)
+from export.reader import SplitReader
+from export.train import load_reader
+from store.bundle import FORMAT_VERSION, LOWER, MANIFEST, TOKENIZER, UPPER, Manifest, file_hash, write_manifest
+from store.errors import ExportError
+
+PROBES = (
+    (
+        "when was the boiler serviced?",
+        "The boiler in the cellar was serviced on 14 March 2024 by Hansen & Son. They replaced the pressure valve "
+        "and asked us to bleed the radiators every autumn before the heating season starts.",
+    ),
+    (
+        "which port does the staging database listen on?",
+        "Staging runs on two machines. The database listens on port 5433 because 5432 is taken by the old reporting "
+        "cluster; connect through the bastion host and use the read-only role unless you are migrating a schema.",
+    ),
+    (
+        "who recommended the book about bees?",
+        "Reading list for the summer: a history of salt, two novels that Priya lent me, and the long book about bees "
+        "that my neighbour Tomas recommended after we found the swarm in the pear tree.",
+    ),
+)
+"""Question and passage pairs on which the int8 graphs are held against the float ones."""
+
+MIN_BIT_AGREEMENT = 0.93
+MAX_LOGIT_ERROR = 1.0
+"""Mean absolute difference of the logits; they span about 20."""
+
+
+def make_bundle(run: Path, out: Path, name: str, precision: str = "int8", unsplit: bool = False) -> Manifest:
+    """
+    Export a training run to a bundle folder.
+
+    `precision` is "int8" or "float32". With `unsplit` the folder also gets `unsplit.onnx` for benchmarks.
+
+    Raises:
+        ExportError: If the run cannot be used, the folder exists, or a graph differs from the reader; nothing is
+            written then.
+    """
+    if out.exists():
+        raise ExportError(f"{out} exists: give a new folder, or remove it first")
+    reader = load_reader(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        manifest = _export(reader, run, work, name, precision, unsplit)
+        work.chmod(0o755)
+        work.rename(out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _export(reader: SplitReader, run: Path, work: Path, name: str, precision: str, unsplit: bool) -> Manifest:
+    tables = vocabulary_tables(reader)
+    parts: dict[str, tuple[GraphPart, GraphConfig]] = {
+        "lower": (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
+        "upper": (UpperGraph(reader, tables), UpperOnnxConfig(reader.bert_config)),
+    }
+    if unsplit:
+        parts["unsplit"] = (UnsplitGraph(reader, tables), UnsplitOnnxConfig(reader.bert_config))
+    reader.bert_config.btr_bits = reader.binarizer.bits
+    floats = work / "float32"
+    floats.mkdir()
+    _, outputs = export_models(parts, floats, opset=17)
+    # A bit whose y is next to 0 may flip between two float implementations: bits are compared by share, below.
+    compared = [[output for output in names if output != "bits"] for names in outputs]
+    try:
+        validate_models_outputs(parts, compared, floats, use_subprocess=False)
+    except Exception as error:  # Optimum raises four unrelated types for the same fact
+        raise ExportError(f"the exported graphs differ from the reader, nothing was written: {error}") from error
+    tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
+    parity = {"float32": _parity_torch(reader, parts["lower"][0], floats / LOWER, tokenizer)}
+    for part in parts:
+        source, target = floats / f"{part}.onnx", work / f"{part}.onnx"
+        if precision == "int8":
+            quantize(source, target)
+        else:
+            shutil.copyfile(source, target)
+    if precision == "int8":
+        parity["int8"] = _parity_graphs(floats, work, tokenizer)
+    shutil.rmtree(floats)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(work / TOKENIZER))
+    manifest = _manifest(reader, run, work, name, precision, parity)
+    write_manifest(work, manifest)
+    return manifest
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Int8 weights for every matrix product of a float graph; activations are quantized as they come."""
+    prepared = source.with_suffix(".prepared.onnx")
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    nodes = onnx.load(prepared).graph.node
+    exact = [node.name for node in nodes if node.op_type == "MatMul" and "/binarizer/predict/" in node.name]
+    quantize_dynamic(
+        prepared,
+        target,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=exact,  # the base must equal the upper graph's table
+        extra_options={"MatMulConstBOnly": True},
+    )
+    prepared.unlink()
+
+
+def _parity_torch(reader: SplitReader, lower: GraphPart, path: Path, tokenizer: Tokenizer) -> dict[str, float]:
+    """Share of equal bits between torch and the float graph on the probes."""
+    session = _session(path)
+    agreement = []
+    for _, passage in PROBES:
+        ids = tokenizer.encode(passage).ids
+        (bits,) = session.run(["bits"], {"ids": np.array([ids], dtype=np.int64)})
+        with torch.no_grad():
+            expected = lower(torch.tensor([ids]))["bits"].numpy()
+        agreement.append(1 - np.bitwise_count(bits ^ expected).mean() / 8)
+    share = float(np.mean(agreement))
+    if share < 0.999:
+        raise ExportError(f"only {share:.2%} of the float graph's bits equal the reader's, nothing was written")
+    return {"bit_agreement": round(share, 6)}
+
+
+def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer) -> dict[str, float]:
+    """The int8 graphs against the float ones on the probes: equal bits, and logits read from the same bits."""
+    agreements, errors = [], []
+    for question, passage in PROBES:
+        bits = []
+        logits = []
+        for folder in (floats, ints):
+            lower, upper = _session(folder / LOWER), _session(folder / UPPER)
+            ids = np.array([tokenizer.encode(passage).ids], dtype=np.int64)
+            q_ids = np.array([tokenizer.encode(question).ids], dtype=np.int64)
+            packed, scale = lower.run(["bits", "scale"], {"ids": ids})
+            (states,) = lower.run(["states"], {"ids": q_ids})
+            bits.append(packed)
+            body = slice(1, -1)
+            inputs = {
+                "question_states": states,
+                "question_ids": q_ids,
+                "ids": ids[:, body],
+                "bits": bits[0][:, body],
+                "scale": scale[:, body].astype(np.float16),
+            }
+            logits.append(np.stack(upper.run(["start", "end"], inputs)))
+        agreements.append(1 - np.bitwise_count(bits[0] ^ bits[1]).mean() / 8)
+        errors.append(np.abs(logits[0] - logits[1]).mean())
+    agreement, error = float(np.mean(agreements)), float(np.max(errors))
+    if agreement < MIN_BIT_AGREEMENT or error > MAX_LOGIT_ERROR:
+        raise ExportError(
+            f"int8 graphs differ too much, {agreement:.2%} of the bits equal (at least {MIN_BIT_AGREEMENT:.0%}) and "
+            f"logits off by {error:.3f} (at most {MAX_LOGIT_ERROR}): nothing was written"
+        )
+    return {"bit_agreement": round(agreement, 4), "logit_error": round(error, 4)}
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def _manifest(
+    reader: SplitReader, run: Path, work: Path, name: str, precision: str, parity: dict[str, Any]
+) -> Manifest:
+    split, config = reader.config, reader.bert_config
+    trained = json.loads((run / "train.json").read_text())
+    files = {path.name: file_hash(path) for path in sorted(work.iterdir()) if path.name != MANIFEST}
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        reader="extractive",
+        hidden_size=config.hidden_size,
+        split_layer=split.split_layer,
+        upper_layers=split.upper_layers,
+        bits=reader.binarizer.bits,
+        code_bits=split.code_bits,
+        binarizer=split.binarizer,
+        passage_tokens=trained["config"]["window"],
+        question_tokens=MAX_QUESTION,
+        heading_tokens=MAX_HEADING,
+        null_logit=0.0,
+        files=files,
+        licence="Apache-2.0",
+        provenance={
+            "exported": datetime.date.today().isoformat(),
+            "precision": precision,
+            "checkpoint": trained["checkpoint"],
+            "data": trained["data"],
+            "training": trained["config"],
+            "dev": trained["dev"],
+        },
+        measured={"parity": parity},
+    )

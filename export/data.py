@@ -1,0 +1,223 @@
+"""
+Question-answer rows -> batches that share work.
+
+A row is `{title, context, question, answers: [{text, answer_start}]}` (JSONL, gzipped or not). Questions of one
+context become one `Passage` with its questions, because the lower encoder of a split reader reads a passage once
+for all of them: with SQuAD's 4.6 questions a passage, a training step costs half of what a full reader's does.
+
+Passages that are longer than the window are cut into overlapping windows; two windows of one article travel
+together, so that a question's negative is a passage of the same article.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from store.errors import ExportError
+
+MAX_HEADING = 24
+MAX_QUESTION = 40
+
+
+@dataclass
+class Question:
+    """A question on one passage."""
+
+    ids: list[int]
+    """[CLS] question [SEP]."""
+    start: int
+    """First answer token, counted in the passage's body."""
+    end: int
+    """Last answer token, inclusive."""
+
+
+@dataclass
+class Passage:
+    """A window of a context, with the questions that it answers."""
+
+    article: str
+    head: list[int]
+    """[CLS] heading [SEP]."""
+    body: list[int]
+    questions: list[Question] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """P passages, Q questions, N pairs of them; every tensor padded with 0."""
+
+    passage_ids: Tensor
+    """(P, L) [CLS] heading [SEP] body [SEP]."""
+    body_start: Tensor
+    """(P,) position of the body's first token."""
+    body_ids: Tensor
+    """(P, n)."""
+    body_mask: Tensor
+    """(P, n) true on body tokens."""
+    question_ids: Tensor
+    """(Q, q)."""
+    pair_question: Tensor
+    """(N,) index into the questions."""
+    pair_passage: Tensor
+    """(N,) index into the passages."""
+    slot: Tensor
+    """(N,) which of its question's passages this pair is: 0 or 1."""
+    gold_pair: Tensor
+    """(Q,) pair that holds the answer, -1 where none does."""
+    start: Tensor
+    """(Q,) first answer token in the gold pair."""
+    end: Tensor
+    """(Q,) last answer token."""
+
+
+def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
+    """
+    Rows of JSONL files, gzipped or not, in order.
+
+    Raises:
+        ExportError: If a file is missing or holds a line that is not a JSON object.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise ExportError(f"{path} does not exist: give a JSONL file of questions")
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ExportError(f"{path}:{number} is not JSON ({error.msg})") from error
+
+
+def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int, overlap: int = 32) -> list[Passage]:
+    """Group rows by context, tokenize, cut into windows of at most `window` body tokens, drop windows without questions."""
+    rows: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for row in read_rows(paths):
+        if row["answers"]:
+            rows[row.get("title") or "", row["context"]].append(row)
+    keys = list(rows)
+    bodies = _encode(tokenizer, [context for _, context in keys])
+    heads = _encode(tokenizer, [title.replace("_", " ") for title, _ in keys])
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    passages = []
+    for (title, context), (ids, offsets), (head, _) in zip(keys, bodies, heads, strict=True):
+        group = rows[title, context]
+        questions = _encode(tokenizer, [row["question"] for row in group])
+        starts = range(0, max(1, len(ids) - overlap), window - overlap)
+        windows = [Passage(title, [cls, *head[:MAX_HEADING], sep], ids[at : at + window]) for at in starts]
+        for row, (question, _) in zip(group, questions, strict=True):
+            answer = row["answers"][0]
+            span = _token_span(offsets, answer["answer_start"], answer["answer_start"] + len(answer["text"]))
+            if span is None:
+                continue
+            for at, passage in zip(starts, windows, strict=True):
+                if at <= span[0] and span[1] < at + window:
+                    ids_q = [cls, *question[:MAX_QUESTION], sep]
+                    passage.questions.append(Question(ids_q, span[0] - at, span[1] - at))
+                    break
+        passages.extend(passage for passage in windows if passage.questions)
+    return passages
+
+
+def batches(passages: Sequence[Passage], pair_tokens: int, negatives: float, seed: int) -> Iterator[Batch]:
+    """
+    One epoch of batches of about `pair_tokens` padded question-passage tokens, in a seeded order.
+
+    A share `negatives` of the questions sees a second passage as well, and the same share sees only that one:
+    its answer is the null option.
+    """
+    rng = random.Random(seed)
+    units = _units(passages, rng)
+    rng.shuffle(units)
+    groups: list[list[Passage]] = []
+    for at in range(0, len(units), 256):  # alike in length, for little padding, but still mixed
+        chunk = sorted(units[at : at + 256], key=lambda unit: max(len(p.body) for p in unit))
+        group: list[Passage] = []
+        cost = 0
+        for unit in chunk:
+            unit_cost = sum(len(p.questions) for p in unit) * (max(len(p.body) for p in unit) + 16)
+            if group and cost + unit_cost > pair_tokens:
+                groups.append(group)
+                group, cost = [], 0
+            group.extend(unit)
+            cost += unit_cost
+        groups.append(group)
+    rng.shuffle(groups)
+    for group in groups:
+        yield _collate(group, negatives, rng)
+
+
+def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage]]:
+    """Pairs of passages of one article that are alike in length; singles where an article is odd."""
+    articles: dict[str, list[Passage]] = defaultdict(list)
+    for passage in passages:
+        articles[passage.article].append(passage)
+    units = []
+    for group in articles.values():
+        group = sorted(group, key=lambda p: len(p.body) + rng.random() * 8)
+        units.extend(group[at : at + 2] for at in range(0, len(group), 2))
+    return units
+
+
+def _collate(group: list[Passage], negatives: float, rng: random.Random) -> Batch:
+    pairs: list[tuple[int, int, int]] = []
+    gold, starts, ends, questions = [], [], [], []
+    for at, passage in enumerate(group):
+        others = [i for i, other in enumerate(group) if i != at]
+        siblings = [i for i in others if group[i].article == passage.article] or others
+        for question in passage.questions:
+            draw = rng.random()
+            number = len(questions)
+            questions.append(question)
+            starts.append(question.start)
+            ends.append(question.end)
+            if draw < negatives and siblings:
+                gold.append(-1)
+                pairs.append((number, rng.choice(siblings), 0))
+                continue
+            gold.append(len(pairs))
+            pairs.append((number, at, 0))
+            if draw < 2 * negatives and siblings:
+                pairs.append((number, rng.choice(siblings), 1))
+    body_ids = pad([p.body for p in group])
+    lengths = torch.tensor([len(p.body) for p in group])
+    sep = group[0].head[-1]
+    columns = torch.tensor(pairs).T
+    return Batch(
+        passage_ids=pad([[*p.head, *p.body, sep] for p in group]),
+        body_start=torch.tensor([len(p.head) for p in group]),
+        body_ids=body_ids,
+        body_mask=torch.arange(body_ids.shape[1])[None] < lengths[:, None],
+        question_ids=pad([q.ids for q in questions]),
+        pair_question=columns[0],
+        pair_passage=columns[1],
+        slot=columns[2],
+        gold_pair=torch.tensor(gold),
+        start=torch.tensor(starts),
+        end=torch.tensor(ends),
+    )
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Lists of ids -> (len(rows), longest) padded with 0."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    return [(e.ids, e.offsets) for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _token_span(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
+    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    return (inside[0], inside[-1]) if inside else None

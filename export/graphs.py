@@ -1,0 +1,201 @@
+"""
+The trained reader as graphs: what exactly crosses into ONNX, and the `OnnxConfig` that tells Optimum so.
+
+    lower.onnx   ids (b, n) -> states (b, n, d), bits (b, n, m/8) uint8, scale (b, n), code (b, c)
+    upper.onnx   question_states (1, q, d), question_ids (1, q), ids (p, n), bits (p, n, m/8) uint8, scale (p, n) float16
+                 -> start (p, n), end (p, n), relative to each passage's null logit
+    unsplit.onnx question_ids (1, q), ids (p, n) -> start, end: the same reader without a split, to compare with
+
+Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
+The base W e(id) + c is a table in the upper graph and a product over the word table in the lower one, which has that
+table anyway: 12 MB less to ship than two tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from optimum.exporters.onnx import OnnxConfig
+from optimum.utils import DummyInputGenerator, NormalizedConfig
+from torch import Tensor, nn
+
+from export.binarizer import rms
+from export.reader import SplitReader, run_layers, shared_tokens
+
+
+class Table(nn.Module):
+    """A float table (V, d) kept as int8 rows with a float16 scale each."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-6) / 127
+        scale = scale.to(torch.float16)
+        self.register_buffer("rows", torch.round(weight / scale.float()).clamp(-127, 127).to(torch.int8))
+        self.register_buffer("scale", scale)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (...) -> rows (..., d)."""
+        return self.rows[ids].float() * self.scale[ids].float()
+
+
+def vocabulary_tables(reader: SplitReader) -> dict[str, Table]:
+    """The word embeddings, the binarizer's base and the shared-token factors, each a table over token ids."""
+    words = reader.lower.embeddings.word_embeddings.weight.detach()
+    tables = {"words": Table(words), "base": Table(reader.binarizer.base(words).detach())}
+    factors = reader.upper.match_factors(words)
+    if factors is not None:
+        tables["match"] = Table(factors.detach())
+    return tables
+
+
+class GraphPart(nn.Module):
+    """A part of the reader with the checkpoint's configuration, as Optimum wants it."""
+
+    def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
+        super().__init__()
+        self.config = reader.bert_config
+        self.tables = nn.ModuleDict(dict(tables))
+        self.reader = reader
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) -> the lower encoder's input (B, L, d), from the int8 word table."""
+        embeddings = self.reader.lower.embeddings
+        position = embeddings.position_embeddings(torch.arange(ids.shape[1], device=ids.device))
+        segment = embeddings.token_type_embeddings.weight[0]
+        return embeddings.LayerNorm(self.tables["words"](ids) + position[None] + segment)
+
+    def add_match(self, states: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
+        """Add the shared-token embedding where the reader has one."""
+        factors = self.tables["match"](ids) if "match" in self.tables else None
+        return self.reader.upper.match(states, shared, factors)
+
+    def read(self, q: Tensor, q_ids: Tensor, p: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """Question states (1 or p, q, d) and passage states (p, n, d) with their ids -> start and end logits (p, n)."""
+        passages = ids.shape[0]
+        q_ids = q_ids.expand(passages, -1)
+        mask = ids != 0
+        shared_p, shared_q = shared_tokens(ids, mask, q_ids)
+        q = self.add_match(q.expand(passages, -1, -1), q_ids, shared_q)
+        p = self.add_match(p, ids, shared_p)
+        start, end = self.reader.upper(q, q_ids != 0, p, mask)
+        return {"start": start, "end": end}
+
+
+class LowerGraph(GraphPart):
+    """Token ids -> hidden states for a question; bits, scale and code for a passage."""
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        mask = ids != 0
+        h = run_layers(self.reader.lower.layers, self.embed(ids), mask)
+        binarizer = self.reader.binarizer
+        y = binarizer.project(h, binarizer.base(self.tables["words"](ids)))
+        weights = torch.tensor([128.0, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0])
+        groups = (y > 0).float().reshape(y.shape[0], y.shape[1], -1, 8)
+        bits = (groups * weights).sum(-1).to(torch.uint8)
+        return {"states": h, "bits": bits, "scale": rms(y)[..., 0], "code": self.reader.retrieval(h, mask)}
+
+
+class UpperGraph(GraphPart):
+    """Question states and stored bits -> span logits; bits are unpacked and states restored in here."""
+
+    def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
+        super().__init__(reader, tables)
+        byte = torch.arange(256)[:, None]
+        self.register_buffer("signs", ((byte >> torch.arange(7, -1, -1)) & 1).float() * 2 - 1)
+
+    def forward(
+        self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor
+    ) -> dict[str, Tensor]:
+        signs = self.signs[bits.long()].flatten(2)
+        base = self.tables["base"](ids)
+        p = self.reader.binarizer.restore(signs, scale.float()[..., None], base)
+        return self.read(question_states, question_ids, p, ids)
+
+
+class UnsplitGraph(GraphPart):
+    """The same layers run jointly on question and passage: what a reader without a split computes per question."""
+
+    def forward(self, question_ids: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        passages, q = ids.shape[0], question_ids.shape[1]
+        q_ids = question_ids.expand(passages, -1)
+        states = torch.cat([self.embed(q_ids), self.embed(ids)], dim=1)
+        mask = torch.cat([q_ids, ids], dim=1) != 0
+        states = run_layers(self.reader.lower.layers, states, mask)
+        return self.read(states[:, :q], question_ids, states[:, q:], ids)
+
+
+class _GraphInputs(DummyInputGenerator):
+    """Inputs of the right names, shapes and ranges for tracing and validation, seeded."""
+
+    SUPPORTED_INPUT_NAMES = ("question_states", "question_ids", "ids", "bits", "scale")
+
+    def __init__(self, task: str, normalized_config: NormalizedConfig, **shapes: Any) -> None:
+        self.config = normalized_config
+        self.passages, self.length, self.question = 3, 24, 9
+
+    def generate(
+        self, input_name: str, framework: str = "pt", int_dtype: str = "int64", float_dtype: str = "fp32"
+    ) -> Tensor:
+        generator = torch.Generator().manual_seed(len(input_name))
+        d, m = self.config.hidden_size, self.config.btr_bits
+        if input_name in ("ids", "question_ids"):
+            rows, length = (self.passages, self.length) if input_name == "ids" else (1, self.question)
+            ids = torch.randint(1, self.config.vocab_size, (rows, length), generator=generator)
+            if rows > 1:
+                ids[-1, -5:] = 0
+            return ids
+        if input_name == "question_states":
+            return torch.randn(1, self.question, d, generator=generator)
+        if input_name == "bits":
+            size = (self.passages, self.length, m // 8)
+            return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        return torch.rand(self.passages, self.length, generator=generator).to(torch.float16)
+
+
+_AXES: dict[str, dict[int, str]] = {
+    "question_states": {1: "question_length"},
+    "question_ids": {1: "question_length"},
+    "ids": {0: "passages", 1: "passage_length"},
+    "bits": {0: "passages", 1: "passage_length"},
+    "scale": {0: "passages", 1: "passage_length"},
+    "states": {0: "passages", 1: "passage_length"},
+    "code": {0: "passages"},
+    "start": {0: "passages", 1: "passage_length"},
+    "end": {0: "passages", 1: "passage_length"},
+}
+
+
+class GraphConfig(OnnxConfig):
+    """Names and axes of one graph."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedConfig
+    DUMMY_INPUT_GENERATOR_CLASSES = (_GraphInputs,)
+    DEFAULT_ONNX_OPSET = 17
+    ATOL_FOR_VALIDATION = 1e-3
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        return {name: _AXES[name] for name in self.input_names}
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return {name: _AXES[name] for name in self.output_names}
+
+
+class LowerOnnxConfig(GraphConfig):
+    input_names = ("ids",)
+    output_names = ("states", "bits", "scale", "code")
+
+
+class UpperOnnxConfig(GraphConfig):
+    input_names = ("question_states", "question_ids", "ids", "bits", "scale")
+    output_names = ("start", "end")
+
+
+class UnsplitOnnxConfig(GraphConfig):
+    input_names = ("question_ids", "ids")
+    output_names = ("start", "end")

@@ -1,0 +1,217 @@
+"""
+The split reader in torch: a BERT-family checkpoint cut into lower and upper encoder (BTR section 3).
+
+    passage:  [CLS] heading [SEP] body [SEP] --lower--> h (body tokens only) --binarizer--> bits, scale
+    question: [CLS] question [SEP]           --lower--> h, full precision
+    reading:  question states + restored passage states --upper--> start and end logits
+
+The lower encoder sees the heading, so the body's bits know where they stand at no stored byte. Each passage
+is read with the question on its own; logits are relative to the passage's null logit (the question's [CLS]
+position), so that spans of several passages are normalised together and "no answer" is the logit 0.
+
+Two layers above a split have little room to find which passage words the question repeats, and the ids say it
+for nothing: `match_rank` > 0 adds a low-rank embedding of the token id to every token that also stands on the
+other side. It helps the split reader learn what a full reader gets from its lower layers.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, BertConfig, BertModel
+
+from export.binarizer import Binarizer, make_binarizer, rms
+from store.errors import ExportError
+
+MASKED = -1e4
+"""Logit of a padded position: finite, so that float16 and int8 graphs never see an infinity."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """What decides the shape of a split reader."""
+
+    split_layer: int = 4
+    """Layers in the lower encoder."""
+    upper_layers: int = 2
+    """Layers in the upper encoder, initialised from the checkpoint's last ones."""
+    binarizer: str = "residual"
+    bits: int = 192
+    """m, stored bits per token."""
+    code_bits: int = 384
+    """Bits of a passage code."""
+    match_rank: int = 16
+    """Rank of the shared-token embedding; 0 leaves it out."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LowerEncoder(nn.Module):
+    """Layers 1..k on one text alone."""
+
+    def __init__(self, bert: BertModel, layers: int) -> None:
+        super().__init__()
+        self.embeddings = bert.embeddings
+        self.layers = nn.ModuleList(bert.encoder.layer[:layers])
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids (B, L), mask (B, L) true on tokens -> hidden states (B, L, d)."""
+        return run_layers(self.layers, self.embeddings(input_ids=ids), mask)
+
+
+class UpperEncoder(nn.Module):
+    """Layers k+1..n on question and passage together, then the span head."""
+
+    def __init__(self, bert: BertModel, layers: int, match_rank: int) -> None:
+        super().__init__()
+        d = bert.config.hidden_size
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in bert.encoder.layer[-layers:])
+        self.segment = nn.Parameter(torch.zeros(d))
+        self.span = nn.Linear(d, 2)
+        self.match_in = nn.Linear(d, match_rank) if match_rank else None
+        self.match_out = nn.Linear(match_rank, d, bias=False) if match_rank else None
+        if self.match_in is not None and self.match_out is not None:
+            nn.init.ones_(self.match_in.bias)
+            nn.init.normal_(self.match_out.weight, std=0.02)
+
+    def match_factors(self, e: Tensor) -> Tensor | None:
+        """The id's part of the shared-token embedding, e (..., d) -> (..., r); None without one."""
+        return None if self.match_in is None else self.match_in(e)
+
+    def match(self, states: Tensor, shared: Tensor, factors: Tensor | None) -> Tensor:
+        """Add the shared-token embedding to states (B, L, d) where shared (B, L) is true."""
+        if factors is None or self.match_out is None:
+            return states
+        return states + self.match_out(factors * shared[..., None].to(states.dtype))
+
+    def forward(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Question states q (B, Q, d) and passage states p (B, L, d) -> start and end logits (B, L).
+
+        Logits are relative to the passage's null logit; padded positions are `MASKED`.
+        """
+        states = torch.cat([q, p + self.segment], dim=1)
+        mask = torch.cat([q_mask, p_mask], dim=1)
+        logits = self.span(run_layers(self.layers, states, mask))
+        relative = logits[:, q.shape[1] :] - logits[:, :1]
+        relative = torch.where(p_mask[..., None], relative, MASKED)
+        return relative[..., 0], relative[..., 1]
+
+
+class RetrievalHead(nn.Module):
+    """Mean of the lower states -> a code; a passage keeps its signs, a question its floats (BPR)."""
+
+    def __init__(self, hidden_size: int, code_bits: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, code_bits)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        """Lower states (B, L, d) with their mask (B, L) -> code (B, c), before any sign is taken."""
+        weights = mask[..., None].to(h.dtype)
+        return self.dense((h * weights).sum(1) / weights.sum(1).clamp(min=1))
+
+
+class SplitReader(nn.Module):
+    """Lower encoder, binarizer, retrieval head and upper encoder: everything that is trained."""
+
+    def __init__(self, bert: BertModel, config: SplitConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert_config: BertConfig = bert.config
+        d = bert.config.hidden_size
+        self.upper = UpperEncoder(bert, config.upper_layers, config.match_rank)
+        self.lower = LowerEncoder(bert, config.split_layer)
+        self.binarizer: Binarizer = make_binarizer(config.binarizer, d, config.bits)
+        self.retrieval = RetrievalHead(d, config.code_bits)
+        self.lower.embeddings.word_embeddings.weight.requires_grad_(False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Static word embeddings e(id), (..., d): never trained, so the base stays a table of ids."""
+        return self.lower.embeddings.word_embeddings(ids)
+
+    def read(
+        self, h_q: Tensor, q_ids: Tensor, h_p: Tensor, p_ids: Tensor, p_mask: Tensor, binarized: bool
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Question states (B, Q, d) and ids (B, Q), passage states (B, L, d), ids and mask (B, L) -> logits (B, L).
+
+        With `binarized` the passage states go through their signs first.
+        """
+        e_p = self.embed(p_ids)
+        states = self.binarizer(h_p, e_p) if binarized else h_p
+        shared_p, shared_q = shared_tokens(p_ids, p_mask, q_ids)
+        upper = self.upper
+        q = upper.match(h_q, shared_q, upper.match_factors(self.embed(q_ids)))
+        p = upper.match(states, shared_p, upper.match_factors(e_p))
+        return upper(q, q_ids != 0, p, p_mask)
+
+    @torch.no_grad()
+    def fit_binarizer(self, h: Tensor, ids: Tensor) -> None:
+        """Initialise the binarizer's constants from states h (tokens, d) and their ids (tokens,)."""
+        self.binarizer.fit(h, self.embed(ids))
+
+    @torch.no_grad()
+    def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Passages (B, L) -> signs (B, L, m), scales (B, L) and code (B, c), as the store keeps them."""
+        h = self.lower(ids, mask)
+        y = self.binarizer.project(h, self.binarizer.base(self.embed(ids)))
+        return torch.where(y > 0, 1.0, -1.0), rms(y)[..., 0], self.retrieval(h, mask)
+
+
+def shared_tokens(p_ids: Tensor, p_mask: Tensor, q_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which passage tokens (B, L) stand in the question and which question tokens (B, Q) in the passage."""
+    same = (p_ids[:, :, None] == q_ids[:, None, :]) & p_mask[:, :, None]
+    return same.any(dim=2), same.any(dim=1)
+
+
+def run_layers(layers: nn.ModuleList, states: Tensor, mask: Tensor) -> Tensor:
+    """Self-attention layers over states (B, L, d), each token attending where mask (B, L) is true."""
+    bias = torch.where(mask, 0.0, torch.finfo(states.dtype).min)[:, None, None, :].to(states.dtype)
+    for layer in layers:
+        states = layer(states, attention_mask=bias)[0]
+    return states
+
+
+def load_bert(checkpoint: Path) -> BertModel:
+    """
+    A BERT-family encoder from a folder, without dropout (its random numbers cost more than the products here).
+
+    Raises:
+        ExportError: If the folder holds no checkpoint, or one of another architecture.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise ExportError(f"{checkpoint} holds no config.json: give a checkpoint folder")
+    bert = AutoModel.from_pretrained(checkpoint, attn_implementation="sdpa")
+    if not isinstance(bert, BertModel):
+        raise ExportError(f"{checkpoint} is a {type(bert).__name__}, the extractive reader needs a BertModel")
+    for module in bert.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    return bert
+
+
+def build(checkpoint: Path, config: SplitConfig) -> SplitReader:
+    """
+    A split reader initialised from a checkpoint.
+
+    Raises:
+        ExportError: If the split layer or the sizes do not fit the checkpoint.
+    """
+    bert = load_bert(checkpoint)
+    depth, d = bert.config.num_hidden_layers, bert.config.hidden_size
+    if not 1 <= config.split_layer <= depth or not 1 <= config.upper_layers <= depth:
+        raise ExportError(
+            f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
+            f"each must be 1 to {depth}"
+        )
+    if config.bits % 8 or config.bits > d or (config.binarizer == "sign" and d % 8):
+        raise ExportError(f"{config.bits} bits per token: need a multiple of 8 and at most the hidden size {d}")
+    return SplitReader(bert, config)

@@ -1,0 +1,125 @@
+"""
+The bundle on disk: a folder with `manifest.json`, `tokenizer.json`, `lower.onnx` and `upper.onnx`.
+
+`manifest.json` says what the graphs are and carries the hash of every file. The fingerprint covers what decides the
+stored bytes (lower graph, tokenizer, sizes, binarizer): a store keeps it and refuses another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from store.errors import ModelError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER, LOWER, UPPER = "tokenizer.json", "lower.onnx", "upper.onnx"
+DECIDES_STORED_BITS = ("reader", "hidden_size", "split_layer", "bits", "code_bits", "binarizer", "passage_tokens")
+READERS = ("extractive", "generative")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is."""
+
+    format_version: int
+    name: str
+    reader: str
+    """extractive or generative."""
+    hidden_size: int
+    """d."""
+    split_layer: int
+    """Layers in the lower graph."""
+    upper_layers: int
+    """Layers in the upper graph."""
+    bits: int
+    """m, stored bits per token."""
+    code_bits: int
+    """Bits of a passage code."""
+    binarizer: str
+    passage_tokens: int
+    """Longest passage body the reader was trained on."""
+    question_tokens: int
+    """Longest question; a longer one is cut."""
+    heading_tokens: int
+    """Heading tokens that the lower graph sees before a passage."""
+    null_logit: float
+    """Added to the score of "not in your notes" when answers are ranked."""
+    files: Mapping[str, str]
+    """File name -> sha256."""
+    licence: str
+    provenance: Mapping[str, Any]
+    """Checkpoint, data and training figures."""
+    measured: Mapping[str, Any]
+    """Figures measured when the bundle was made."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that decides the stored bits."""
+        decided = {name: getattr(self, name) for name in DECIDES_STORED_BITS}
+        decided["files"] = [self.files.get(LOWER), self.files.get(TOKENIZER)]
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` as the last file of a bundle."""
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """
+    Read and check `manifest.json`; the other files are checked by `verify`.
+
+    Raises:
+        ModelError: If the folder is no bundle, or one of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is not a bundle, it has no {MANIFEST}: give another --bundle") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): export the bundle again") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} is not a JSON object: export the bundle again")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ModelError(f"{path} has format {version!r}, this version knows {FORMAT_VERSION}: export the bundle again")
+    names = {field.name for field in fields(Manifest)}
+    if names != set(data):
+        odd = ", ".join(sorted(names ^ set(data)))
+        raise ModelError(f"{path} has missing or unknown entries ({odd}): export the bundle again")
+    manifest = Manifest(**data)
+    for name in ("hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens"):
+        value = getattr(manifest, name)
+        if not isinstance(value, int) or value <= 0:
+            raise ModelError(f"{path} says {name} is {value!r}, not a positive number: export the bundle again")
+    if manifest.reader not in READERS or manifest.bits % 8 or manifest.code_bits % 8:
+        raise ModelError(f"{path} describes a reader that this version cannot run: export the bundle again")
+    return manifest
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """
+    Check every file of a bundle against its hash.
+
+    Raises:
+        ModelError: If a file is missing or differs.
+    """
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelError(f"bundle {folder} lacks {name}: reinstall btr-assistant or export the bundle again")
+        if file_hash(path) != expected:
+            raise ModelError(f"{path} is damaged, its hash differs: reinstall btr-assistant or export the bundle again")

@@ -1,0 +1,71 @@
+"""
+The SQLite schema: ordered migrations, each applied once and in one transaction (sqlite-utils `Migrations`).
+
+`PRAGMA user_version` is the number of migrations that a store has had, so any sqlite3 can tell its version;
+`PRAGMA application_id` marks the file as ours. Never edit a migration that was released: add one.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+from store.tokens import APPLICATION_ID
+
+migrations = Migrations("btr_assistant")
+
+
+@migrations()
+def m001_documents_passages_tokens(db: Database) -> None:
+    """Sources, documents, passages with their text, token bits, failures, settings, full-text search."""
+    for statement in (
+        "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE sources (id INTEGER PRIMARY KEY, root TEXT NOT NULL UNIQUE)",
+        """
+        CREATE TABLE documents (
+            id INTEGER PRIMARY KEY,
+            source_id INTEGER NOT NULL REFERENCES sources(id) ON DELETE CASCADE,
+            path TEXT NOT NULL UNIQUE,
+            content_hash TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL,
+            title TEXT NOT NULL,
+            metadata TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX documents_source ON documents(source_id)",
+        """
+        CREATE TABLE passages (
+            id INTEGER PRIMARY KEY,
+            document_id INTEGER NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
+            "start" INTEGER NOT NULL,
+            "end" INTEGER NOT NULL,
+            line INTEGER NOT NULL,
+            page INTEGER,
+            heading TEXT NOT NULL,
+            text TEXT NOT NULL,
+            tokens INTEGER NOT NULL,
+            code BLOB NOT NULL
+        )
+        """,
+        "CREATE INDEX passages_document ON passages(document_id)",
+        """
+        CREATE TABLE token_bits (
+            passage_id INTEGER PRIMARY KEY REFERENCES passages(id) ON DELETE CASCADE,
+            bits BLOB NOT NULL,
+            scale BLOB NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE failures (
+            path TEXT PRIMARY KEY,
+            source_id INTEGER NOT NULL REFERENCES sources(id) ON DELETE CASCADE,
+            reason TEXT NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")  # in the transaction: a kill leaves an empty file
+    db.execute("PRAGMA user_version = 1")
+    db["passages"].enable_fts(  # type: ignore[union-attr]
+        ["heading", "text"], create_triggers=True, tokenize="porter unicode61 remove_diacritics 2"
+    )
