@@ -1,0 +1,542 @@
+"""
+The chat: a question box, a card for each answer, and nothing that blocks while it reads.
+
+One convention, decided here: the engine is opened and asked in worker threads, which compute and post; handlers show.
+A thread cannot be stopped, so a question that was cancelled, superseded or cleared away is told so through `cancelled`,
+and whatever it still posts is dropped, because its card is no longer waiting. What comes out of notes is shown as
+text, never as markup, and its control characters never reach the terminal. No colour says what words do not.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from textual import on, work
+from textual.app import App, ComposeResult, SuspendNotSupported, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.events import Ready
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, HelpPanel, Input, LoadingIndicator, Static
+from textual.worker import get_current_worker
+
+from app.assistant import Answer, Assistant, Candidate, Source
+from app.cli import short
+from app.documents import DocumentError, decode
+from app.reader import Cancelled
+from store.errors import BtrError
+
+TITLE = "btr-assistant"
+PROMPT = "Ask your notes"
+NO_QUESTION = "Type a question first, then press Enter"
+OPENING = "opening your notes…"
+READING = "reading…"
+WARM_UP = "ready?"
+_LONGEST_ECHO = 300
+"""Characters of a question or of a closest passage that a card repeats."""
+_LEVELS = ((0.9, "very likely"), (0.75, "likely"), (0.5, "possible"), (0.25, "unlikely"), (0.0, "very unlikely"))
+"""(Lowest confidence, its words), best first; the bar has as many marks as there are levels."""
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
+_GOTO_EDITORS = {"code", "code-insiders", "codium", "cursor", "windsurf"}
+"""Editors that take `--goto path:line`; all others are given the `+line path` of vi, nano and emacs."""
+
+
+class Engine(Protocol):
+    """All that the chat needs to know of whoever answers; both are called from worker threads only."""
+
+    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+        """
+        Answer a question.
+
+        Raises:
+            BtrError: If it cannot be answered, with a sentence for the card.
+            Cancelled: If `cancelled` became true meanwhile.
+        """
+        ...
+
+    def status(self) -> str:
+        """What is there to be asked, in a few words for the header."""
+        ...
+
+
+@dataclass(frozen=True)
+class AssistantEngine:
+    """An open `Assistant`, as the chat sees it."""
+
+    assistant: Assistant
+
+    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+        """Answer a question from the notes, or abstain."""
+        return self.assistant.ask(question, cancelled=cancelled)
+
+    def status(self) -> str:
+        """How much is indexed."""
+        counts = self.assistant.store.counts()
+        if not counts.notes:
+            return "no notes yet: run btr-assistant index FOLDER"
+        return f"{counts.notes:,} notes · {counts.passages:,} passages · all local"
+
+
+def run_chat(open_assistant: Callable[[], Assistant], *, headless: bool = False) -> None:
+    """
+    Run the chat until it is left; `open_assistant` is called in a thread, after the first frame.
+
+    Raises:
+        BtrError: If the assistant cannot be opened.
+        SystemExit: If the chat crashed; Textual has printed the traceback.
+    """
+    with ExitStack() as opened:
+
+        def open_engine() -> Engine:
+            assistant = opened.enter_context(open_assistant())
+            assistant.ask(WARM_UP, passages=1)  # graphs load when first used: while the first question is being typed
+            return AssistantEngine(assistant)
+
+        app = ChatApp(open_engine)
+        app.run(headless=headless)  # returns when every worker thread has ended: the assistant can be closed
+    if app.failure is not None:
+        raise app.failure
+    if app.return_code:
+        sys.exit(app.return_code)
+
+
+class QuestionBox(Input):
+    """Where questions are typed; up and down walk through the earlier ones."""
+
+    HELP = """
+    ## Ask your notes
+
+    Type a question and press **Enter**. The answer is copied from a note, with the place it stands at;
+    what your notes do not say is not answered. Nothing leaves this machine.
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "older", "Earlier question", show=False, id="chat.history.older"),
+        Binding("down", "newer", "Later question", show=False, id="chat.history.newer"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(placeholder=PROMPT)
+        self._asked: list[str] = []
+        self._at = 0
+        """Index of the question shown; `len(self._asked)` is the draft."""
+        self._draft = ""
+
+    def take(self) -> str:
+        """The question typed, remembered; the box is empty afterwards. Empty if there was none."""
+        question = self.value.strip()
+        if question and self._asked[-1:] != [question]:
+            self._asked.append(question)
+        self._at, self._draft = len(self._asked), ""
+        self.placeholder = PROMPT if question else NO_QUESTION
+        self.clear()
+        return question
+
+    def action_older(self) -> None:
+        """Show the question before."""
+        self._show(self._at - 1)
+
+    def action_newer(self) -> None:
+        """Show the question after, at last what was being typed."""
+        self._show(self._at + 1)
+
+    def _show(self, at: int) -> None:
+        if not 0 <= at <= len(self._asked):
+            return
+        if self._at == len(self._asked):
+            self._draft = self.value
+        self._at = at
+        self.value = [*self._asked, self._draft][at]
+        self.action_end()
+
+
+class Card(Vertical):
+    """A question and what became of it. It waits until the first outcome; later ones are dropped."""
+
+    def __init__(self, question: str, waiting_for: str) -> None:
+        super().__init__()
+        self.question = question
+        self.answer: Answer | None = None
+        self.waiting = True
+        self._waiting_for = waiting_for
+        self._place: int | None = None
+        self._note = ""
+
+    def wait_for(self, what: str) -> None:
+        """Say what the question waits for now."""
+        self._waiting_for = what
+        self.refresh(recompose=True)
+
+    def show_answer(self, answer: Answer, place: int | None) -> None:
+        """Show an answer, or that there is none; `place` is the answer's first character in its quote."""
+        if self.waiting:
+            self.answer, self._place = answer, place
+            self._finish()
+
+    def show_note(self, note: str) -> None:
+        """Show one sentence in place of an answer."""
+        if self.waiting:
+            self._note = note
+            self._finish()
+
+    def _finish(self) -> None:
+        self.waiting = False
+        self.refresh(recompose=True)
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content.assemble(("You  ", "bold"), plain(self.question, _LONGEST_ECHO)), classes="question")
+        if self.waiting:
+            with Horizontal(classes="waiting"):
+                yield Static(self._waiting_for, markup=False)
+                yield LoadingIndicator()
+        elif self.answer is None:
+            yield Static(plain(self._note), markup=False, classes="note")
+        else:
+            yield from _answered(self.answer, self._place)
+
+
+def _answered(answer: Answer, place: int | None) -> Iterator[Static]:
+    """The parts of a card that has its answer."""
+    if answer.answer is None:
+        yield Static("Not in your notes.", classes="answer")
+        if answer.sources:
+            yield Static("Places to look:", classes="dim")
+        for source in answer.sources:
+            yield Static(source_line(source), classes="source")
+            yield Static(plain(source.quote, _LONGEST_ECHO), markup=False, classes="quote dim")
+        yield Static(f"{answer.timings_ms.total:,.0f} ms", classes="facts dim")
+    else:
+        source = answer.sources[0]
+        yield Static(plain(answer.answer), markup=False, classes="answer")
+        yield Static(marked_quote(source.quote, place, len(answer.answer)), classes="quote")
+        yield Static(source_line(source), classes="source")
+        yield Static(f"{likelihood(answer.confidence)} · {answer.timings_ms.total:,.0f} ms", classes="facts dim")
+    yield Static(_details(answer), classes="details dim")
+
+
+def _details(answer: Answer) -> Content:
+    """Milliseconds per stage, and what else was considered."""
+    ms = answer.timings_ms
+    lines = [Content(f"retrieve {ms.retrieve:,.0f} ms · load {ms.load:,.0f} ms · read {ms.read:,.0f} ms")]
+    others = answer.candidates if answer.abstained else answer.candidates[1:]
+    if others:
+        lines.append(Content("Thought of, but too unlikely:" if answer.abstained else "Also considered:"))
+    lines.extend(_candidate_line(candidate) for candidate in others)
+    return Content("\n").join(lines)
+
+
+def _candidate_line(candidate: Candidate) -> Content:
+    place = f"{plain(short(candidate.path))}:{candidate.line}"
+    return Content.assemble(f"{candidate.confidence:4.0%}  ", (plain(candidate.answer), "bold"), f"  {place}")
+
+
+def plain(text: str, longest: int | None = None) -> str:
+    """Text on one line, each control character a space (so offsets stay), cut to a length if one is given."""
+    text = text.translate(_CONTROLS)
+    return text if longest is None or len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def likelihood(confidence: float) -> str:
+    """A confidence 0..1 as words and a bar."""
+    rank = next((rank for rank, (lowest, _) in enumerate(_LEVELS) if confidence >= lowest), len(_LEVELS) - 1)
+    return f"{_LEVELS[rank][1]} {'▰' * (len(_LEVELS) - rank)}{'▱' * rank}"
+
+
+def marked_quote(quote: str, place: int | None, length: int) -> Content:
+    """A quote with the answer marked, where its place is known."""
+    content = Content(plain(quote))
+    return content if place is None else content.stylize("bold underline", place, place + length)
+
+
+def source_line(source: Source) -> Content:
+    """Where a source stands: `path:line`, a word if it changed, and the headings above it."""
+    place = f", page {source.page}" if source.page is not None else f":{source.line}"
+    stale = (" · ", ("changed since indexed", "bold $text-warning")) if source.stale else ()
+    heading = (("  " + plain(source.heading), "$text-muted"),) if source.heading else ()
+    return Content.assemble((plain(short(source.path)) + place, "$text-accent"), *stale, *heading)
+
+
+def place_in_quote(answer: str, source: Source) -> int | None:
+    """
+    First character of the answer in its quote.
+
+    Where the quote has the same words more than once, the file says which of them the offsets mean.
+    """
+    first = source.quote.find(answer)
+    if first < 0:
+        return None
+    if source.quote.find(answer, first + 1) < 0:
+        return first
+    try:
+        text = decode(Path(source.path).read_bytes())
+    except (OSError, DocumentError):
+        return first
+    reach = len(source.quote)
+    begin = text.find(source.quote, max(0, source.end - reach), source.start + reach)
+    place = source.start - begin
+    return place if begin >= 0 and source.quote.startswith(answer, place) else first
+
+
+def editor_command(environment: Mapping[str, str], path: str, line: int) -> list[str] | None:
+    """The command that opens a file at a line in `$VISUAL` or `$EDITOR`; None if neither is set."""
+    editor = environment.get("VISUAL") or environment.get("EDITOR") or ""
+    command = [word.strip("\"'") for word in shlex.split(editor, posix=os.name != "nt")]
+    if not command:
+        return None
+    if Path(command[0]).stem.lower() in _GOTO_EDITORS:
+        return [*command, "--goto", f"{path}:{line}"]
+    return [*command, f"+{line}", path]
+
+
+class ChatApp(App[None]):
+    """The chat over any engine. Whoever gives `open_engine` closes what it opened, after the app has run."""
+
+    TITLE = TITLE
+    AUTO_FOCUS = "QuestionBox"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-wide")]  # noqa: RUF012, Textual declares it as an instance's
+    CSS = """
+    #header { height: 1; padding: 0 1; background: $panel; }
+    #title { width: auto; text-style: bold; margin-right: 2; }
+    #status { width: 1fr; text-align: right; text-wrap: nowrap; text-overflow: ellipsis; color: $text-muted; }
+    #cards { height: 1fr; padding: 1 1 0 1; }
+    Welcome { color: $text-muted; padding: 1 2; }
+    Card { height: auto; margin-bottom: 1; padding: 1 2; background: $surface; }
+    .question, .dim { color: $text-muted; }
+    .waiting { height: 1; margin-top: 1; }
+    .waiting Static { width: auto; margin-right: 1; }
+    .waiting LoadingIndicator { width: 10; }
+    .note, .answer, .facts { margin-top: 1; }
+    .answer { text-style: bold; }
+    .quote { margin: 1 0; padding-left: 1; border-left: solid $primary; }
+    .quote.dim { margin: 0 0 1 0; }
+    .details { display: none; margin-top: 1; }
+    .-details .details { display: block; }
+    .-narrow FooterKey.-command-palette { display: none; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="chat.cancel"),
+        Binding("ctrl+d", "details", "Details", id="chat.details", priority=True),  # the box would delete a character
+        Binding("ctrl+o", "open_source", "Open", id="chat.open", tooltip="the last source in your editor"),
+        Binding("ctrl+y", "copy_answer", "Copy", id="chat.copy", tooltip="the last answer"),
+        Binding("ctrl+l", "clear", "Clear", id="chat.clear", show=False),
+        Binding("f1", "help", "Help", id="chat.help"),
+        Binding("ctrl+q", "quit", "Quit", id="chat.quit", priority=True),
+        Binding("pageup", "scroll(-1)", "Scroll up", id="chat.up", show=False),
+        Binding("pagedown", "scroll(1)", "Scroll down", id="chat.down", show=False),
+    ]
+
+    @dataclass
+    class Opened(Message):
+        """The engine is there."""
+
+        engine: Engine
+        status: str
+
+    @dataclass
+    class NotOpened(Message):
+        """The engine cannot be opened."""
+
+        error: BtrError
+
+    @dataclass
+    class Answered(Message):
+        """A question has its answer."""
+
+        card: Card
+        answer: Answer
+        place: int | None
+
+    @dataclass
+    class Refused(Message):
+        """A question cannot be answered."""
+
+        card: Card
+        error: BtrError
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        super().__init__()
+        self.failure: BtrError | None = None
+        """Why the engine could not be opened."""
+        self._open_engine = open_engine
+        self._engine: Engine | None = None
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="header"):
+            yield Static(TITLE, id="title")
+            yield Static(OPENING, id="status", markup=False)
+        with Cards(id="cards"):
+            yield Welcome()
+        yield QuestionBox()
+        yield Footer(compact=True)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Textual's commands and those of the chat, for the palette."""
+        yield from super().get_system_commands(screen)
+        yield SystemCommand("Details", "Show or hide timings and other candidates", self.action_details)
+        yield SystemCommand("Open source", "Open the last answer's source in your editor", self.action_open_source)
+        yield SystemCommand("Copy answer", "Copy the last answer", self.action_copy_answer)
+        yield SystemCommand("Clear", "Remove all cards", self.action_clear)
+
+    # opening
+
+    @on(Ready)
+    def _start(self) -> None:
+        self.query_one(Cards).anchor()
+        self._open()
+
+    @work(thread=True, group="open")
+    def _open(self) -> None:
+        try:
+            engine = self._open_engine()
+            status = engine.status()
+        except BtrError as error:
+            self.post_message(self.NotOpened(error))
+        else:
+            self.post_message(self.Opened(engine, status))
+
+    @on(Opened)
+    def _opened(self, message: Opened) -> None:
+        self._engine = message.engine
+        self.query_one("#status", Static).update(plain(message.status))
+        for card in self._waiting():
+            card.wait_for(READING)
+            self._ask(message.engine, card)
+
+    @on(NotOpened)
+    def _not_opened(self, message: NotOpened) -> None:
+        self.failure = message.error
+        self.exit(return_code=message.error.exit_code)
+
+    # asking
+
+    @on(Input.Submitted, "QuestionBox")
+    async def _submitted(self) -> None:
+        question = self.query_one(QuestionBox).take()
+        if not question:
+            return
+        self._cancel()
+        card = Card(question, READING if self._engine else OPENING)
+        cards = self.query_one(Cards)
+        await cards.query(Welcome).remove()
+        await cards.mount(card)
+        cards.anchor()
+        if self._engine:
+            self._ask(self._engine, card)
+
+    @work(thread=True, group="ask", exclusive=True)
+    def _ask(self, engine: Engine, card: Card) -> None:
+        worker = get_current_worker()
+        try:
+            answer = engine.ask(card.question, cancelled=lambda: worker.is_cancelled)
+            place = None if answer.answer is None else place_in_quote(answer.answer, answer.sources[0])
+        except Cancelled:
+            return
+        except BtrError as error:
+            outcome: Message = self.Refused(card, error)
+        else:
+            outcome = self.Answered(card, answer, place)
+        if not worker.is_cancelled:
+            self.post_message(outcome)
+
+    @on(Answered)
+    def _answered(self, message: Answered) -> None:
+        message.card.show_answer(message.answer, message.place)
+
+    @on(Refused)
+    def _refused(self, message: Refused) -> None:
+        message.card.show_note(str(message.error))
+
+    def _waiting(self) -> list[Card]:
+        return [card for card in self.query(Card) if card.waiting]
+
+    def _cancel(self) -> None:
+        self.workers.cancel_group(self, "ask")
+        for card in self._waiting():
+            card.show_note("cancelled")
+
+    def _last_source(self) -> Source | None:
+        sources = [source for card in self.query(Card) if card.answer for source in card.answer.sources[:1]]
+        return sources[-1] if sources else None
+
+    # keys
+
+    def action_cancel(self) -> None:
+        """Cancel the question that is running, and put away help and selection."""
+        self.clear_selection()
+        self.action_hide_help_panel()
+        self._cancel()
+
+    async def action_clear(self) -> None:
+        """Remove all cards; a question that is running is cancelled."""
+        self._cancel()
+        cards = self.query_one(Cards)
+        await cards.remove_children()
+        await cards.mount(Welcome())
+
+    def action_details(self) -> None:
+        """Show or hide timings and other candidates on all cards."""
+        self.query_one(Cards).toggle_class("-details")
+
+    def action_scroll(self, pages: int) -> None:
+        """Scroll the cards while the box keeps the focus."""
+        cards = self.query_one(Cards)
+        if pages < 0:
+            cards.scroll_page_up()
+        else:
+            cards.scroll_page_down()
+
+    def action_help(self) -> None:
+        """Show or hide the keys."""
+        if self.screen.query(HelpPanel):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
+
+    def action_copy_answer(self) -> None:
+        """Copy the last answer."""
+        answers = [card.answer.answer for card in self.query(Card) if card.answer and card.answer.answer]
+        if not answers:
+            self.notify("there is no answer to copy yet")
+            return
+        self.copy_to_clipboard(answers[-1])
+        self.notify(f"copied: {plain(answers[-1], 60)}", markup=False)
+
+    def action_open_source(self) -> None:
+        """Open the source of the last answer, or the closest passage, in the editor, which has the terminal."""
+        source = self._last_source()
+        if source is None:
+            self.notify("there is no source to open yet")
+            return
+        command = editor_command(os.environ, source.path, source.line)
+        if command is None:
+            self.notify("no editor is set: set EDITOR, for example export EDITOR=nano", severity="warning")
+            return
+        try:
+            with self.suspend():
+                subprocess.run(command, check=False)
+        except SuspendNotSupported:
+            self.notify("this terminal cannot be lent to an editor", severity="warning")
+        except OSError as error:
+            sentence = f"cannot run {command[0]} ({error.strerror}): set EDITOR to an editor that is installed"
+            self.notify(sentence, severity="warning", markup=False)
+
+
+class Cards(VerticalScroll, can_focus=False):
+    """The cards, oldest first; never focused, so that what is typed always goes to the box."""
+
+
+class Welcome(Static):
+    """What stands where there are no cards yet."""
+
+    def __init__(self) -> None:
+        text = "Ask a question. The answer is copied from your notes, with its source; nothing leaves this machine."
+        super().__init__(text)
