@@ -26,8 +26,8 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Ready
 from textual.message import Message
-from textual.screen import Screen
-from textual.widgets import Footer, HelpPanel, Input, LoadingIndicator, Static
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Footer, Input, LoadingIndicator, Static
 from textual.worker import get_current_worker
 
 from app.assistant import Answer, Assistant, Candidate, Source
@@ -42,6 +42,10 @@ NO_QUESTION = "Type a question first, then press Enter"
 OPENING = "opening your notes…"
 READING = "reading…"
 WARM_UP = "ready?"
+DETAILS = "Show or hide timings and other candidates"
+OPEN = "Open the last source in your editor"
+COPY = "Copy the last answer"
+CLEAR = "Remove all cards"
 _LONGEST_ECHO = 300
 """Characters of a question or of a closest passage that a card repeats."""
 _LEVELS = ((0.9, "very likely"), (0.75, "likely"), (0.5, "possible"), (0.25, "unlikely"), (0.0, "very unlikely"))
@@ -111,17 +115,13 @@ def run_chat(open_assistant: Callable[[], Assistant], *, headless: bool = False)
 
 
 class QuestionBox(Input):
-    """Where questions are typed; up and down walk through the earlier ones."""
+    """Where questions are typed, and the only thing that is ever focused; it remembers the earlier ones."""
 
-    HELP = """
-    ## Ask your notes
-
-    Type a question and press **Enter**. The answer is copied from a note, with the place it stands at;
-    what your notes do not say is not answered. Nothing leaves this machine.
-    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "older", "Earlier question", show=False, id="chat.history.older"),
         Binding("down", "newer", "Later question", show=False, id="chat.history.newer"),
+        Binding("pageup", "app.scroll(-1)", "Scroll up", show=False, id="chat.scroll.up"),
+        Binding("pagedown", "app.scroll(1)", "Scroll down", show=False, id="chat.scroll.down"),
     ]
 
     def __init__(self) -> None:
@@ -209,7 +209,7 @@ def _answered(answer: Answer, place: int | None) -> Iterator[Static]:
     if answer.answer is None:
         yield Static("Not in your notes.", classes="answer")
         if answer.sources:
-            yield Static("Places to look:", classes="dim")
+            yield Static("Places to look:", classes="places dim")
         for source in answer.sources:
             yield Static(source_line(source), classes="source")
             yield Static(plain(source.quote, _LONGEST_ECHO), markup=False, classes="quote dim")
@@ -261,8 +261,8 @@ def source_line(source: Source) -> Content:
     """Where a source stands: `path:line`, a word if it changed, and the headings above it."""
     place = f", page {source.page}" if source.page is not None else f":{source.line}"
     stale = (" · ", ("changed since indexed", "bold $text-warning")) if source.stale else ()
-    heading = (("  " + plain(source.heading), "$text-muted"),) if source.heading else ()
-    return Content.assemble((plain(short(source.path)) + place, "$text-accent"), *stale, *heading)
+    heading = (("  " + plain(source.heading), "dim"),) if source.heading else ()
+    return Content.assemble((plain(short(source.path)) + place, "$text-primary"), *stale, *heading)
 
 
 def place_in_quote(answer: str, source: Source) -> int | None:
@@ -297,7 +297,7 @@ def editor_command(environment: Mapping[str, str], path: str, line: int) -> list
     return [*command, f"+{line}", path]
 
 
-class ChatApp(App[None]):
+class ChatApp(App[None], inherit_bindings=False):
     """The chat over any engine. Whoever gives `open_engine` closes what it opened, after the app has run."""
 
     TITLE = TITLE
@@ -307,31 +307,35 @@ class ChatApp(App[None]):
     #header { height: 1; padding: 0 1; background: $panel; }
     #title { width: auto; text-style: bold; margin-right: 2; }
     #status { width: 1fr; text-align: right; text-wrap: nowrap; text-overflow: ellipsis; color: $text-muted; }
-    #cards { height: 1fr; padding: 1 1 0 1; }
+    #cards { height: 1fr; padding: 1 1 0 1; scrollbar-size-vertical: 1; }
     Welcome { color: $text-muted; padding: 1 2; }
     Card { height: auto; margin-bottom: 1; padding: 1 2; background: $surface; }
     .question, .dim { color: $text-muted; }
     .waiting { height: 1; margin-top: 1; }
     .waiting Static { width: auto; margin-right: 1; }
     .waiting LoadingIndicator { width: 10; }
-    .note, .answer, .facts { margin-top: 1; }
+    .note, .answer { margin-top: 1; }
     .answer { text-style: bold; }
     .quote { margin: 1 0; padding-left: 1; border-left: solid $primary; }
     .quote.dim { margin: 0 0 1 0; }
+    .places { margin-bottom: 1; }
     .details { display: none; margin-top: 1; }
     .-details .details { display: block; }
+    Help { align: center middle; }
+    #keys { width: auto; max-width: 90%; padding: 1 2; background: $surface; border: round $primary; }
+    .-wide FooterKey { margin-right: 2; }
     .-narrow FooterKey.-command-palette { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "cancel", "Cancel", id="chat.cancel"),
-        Binding("ctrl+d", "details", "Details", id="chat.details", priority=True),  # the box would delete a character
-        Binding("ctrl+o", "open_source", "Open", id="chat.open", tooltip="the last source in your editor"),
-        Binding("ctrl+y", "copy_answer", "Copy", id="chat.copy", tooltip="the last answer"),
-        Binding("ctrl+l", "clear", "Clear", id="chat.clear", show=False),
-        Binding("f1", "help", "Help", id="chat.help"),
-        Binding("ctrl+q", "quit", "Quit", id="chat.quit", priority=True),
-        Binding("pageup", "scroll(-1)", "Scroll up", id="chat.up", show=False),
-        Binding("pagedown", "scroll(1)", "Scroll down", id="chat.down", show=False),
+        Binding("escape", "cancel", "Cancel", id="chat.cancel", tooltip="Give up the question that is running"),
+        # priority, because the box would delete a character
+        Binding("ctrl+d", "details", "Details", id="chat.details", priority=True, tooltip=DETAILS),
+        Binding("ctrl+o", "open_source", "Open", id="chat.open", tooltip=OPEN),
+        Binding("ctrl+y", "copy_answer", "Copy", id="chat.copy", tooltip=COPY),
+        Binding("ctrl+l", "clear", "Clear", id="chat.clear", show=False, tooltip=CLEAR),
+        Binding("f1", "help", "Help", id="chat.help", tooltip="Show these keys"),
+        Binding("ctrl+q", "quit", "Quit", id="chat.quit", priority=True, tooltip="Leave the chat"),
+        Binding("ctrl+c", "help_quit", show=False, system=True),  # Textual's own, not inherited for the order's sake
     ]
 
     @dataclass
@@ -381,10 +385,10 @@ class ChatApp(App[None]):
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Textual's commands and those of the chat, for the palette."""
         yield from super().get_system_commands(screen)
-        yield SystemCommand("Details", "Show or hide timings and other candidates", self.action_details)
-        yield SystemCommand("Open source", "Open the last answer's source in your editor", self.action_open_source)
-        yield SystemCommand("Copy answer", "Copy the last answer", self.action_copy_answer)
-        yield SystemCommand("Clear", "Remove all cards", self.action_clear)
+        yield SystemCommand("Details", DETAILS, self.action_details)
+        yield SystemCommand("Open source", OPEN, self.action_open_source)
+        yield SystemCommand("Copy answer", COPY, self.action_copy_answer)
+        yield SystemCommand("Clear", CLEAR, self.action_clear)
 
     # opening
 
@@ -470,9 +474,8 @@ class ChatApp(App[None]):
     # keys
 
     def action_cancel(self) -> None:
-        """Cancel the question that is running, and put away help and selection."""
+        """Cancel the question that is running, and let go of selected text."""
         self.clear_selection()
-        self.action_hide_help_panel()
         self._cancel()
 
     async def action_clear(self) -> None:
@@ -495,11 +498,11 @@ class ChatApp(App[None]):
             cards.scroll_page_down()
 
     def action_help(self) -> None:
-        """Show or hide the keys."""
-        if self.screen.query(HelpPanel):
-            self.action_hide_help_panel()
-        else:
-            self.action_show_help_panel()
+        """Show the keys as they are bound now."""
+        active = [binding for _, binding, _, _ in self.screen.active_bindings.values()]
+        ours = [binding for binding in active if binding.id and binding.id.startswith("chat.")]
+        rows = [(self.get_key_display(binding), binding.tooltip or binding.description) for binding in ours]
+        self.push_screen(Help([("enter", "Ask the question"), *rows]))
 
     def action_copy_answer(self) -> None:
         """Copy the last answer."""
@@ -532,6 +535,21 @@ class ChatApp(App[None]):
 
 class Cards(VerticalScroll, can_focus=False):
     """The cards, oldest first; never focused, so that what is typed always goes to the box."""
+
+
+class Help(ModalScreen[None]):
+    """The keys, over the chat, until a key puts them away."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,f1,q", "dismiss", "Close", id="chat.help.close")]
+
+    def __init__(self, rows: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def compose(self) -> ComposeResult:
+        width = max(len(key) for key, _ in self._rows)
+        lines = [Content.assemble((f"{key:>{width}}", "bold"), f"  {what}") for key, what in self._rows]
+        yield Static(Content("\n").join(lines), id="keys")
 
 
 class Welcome(Static):

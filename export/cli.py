@@ -27,7 +27,9 @@ def cli() -> None:
 @click.option("--upper-layers", default=2, show_default=True, type=click.IntRange(1), help="Layers above the split.")
 @click.option("--binarizer", default="residual", show_default=True, type=click.Choice(["residual", "sign"]))
 @click.option("--bits", default=192, show_default=True, type=click.IntRange(8), help="Stored bits per token.")
-@click.option("--match-rank", default=16, show_default=True, type=click.IntRange(0), help="0: no shared-token embedding.")
+@click.option(
+    "--match-rank", default=16, show_default=True, type=click.IntRange(0), help="0: no shared-token embedding."
+)
 @click.option("--window", default=144, show_default=True, type=click.IntRange(16, 448), help="Longest passage, tokens.")
 @click.option("--pair-tokens", default=4096, show_default=True, type=click.IntRange(64), help="Tokens a step.")
 @click.option("--lr", default=2e-4, show_default=True, type=float, help="Of the checkpoint's layers.")
@@ -67,7 +69,15 @@ def train(
     )
     config = TrainConfig(steps=steps, window=window, pair_tokens=pair_tokens, lr=lr, seed=seed)
     figures = run(
-        checkpoint, list(files), list(validation), out, split, config, device, eval_every=eval_every, save_every=save_every
+        checkpoint,
+        list(files),
+        list(validation),
+        out,
+        split,
+        config,
+        device,
+        eval_every=eval_every,
+        save_every=save_every,
     )
     click.echo(f"{out}: {figures}")
 

@@ -100,7 +100,11 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
 
 
 def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int, overlap: int = 32) -> list[Passage]:
-    """Group rows by context, tokenize, cut into windows of at most `window` body tokens, drop windows without questions."""
+    """
+    Rows grouped by context, tokenized, cut into windows of at most `window` body tokens.
+
+    Windows without questions are left out.
+    """
     rows: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for row in read_rows(paths):
         if row["answers"]:

@@ -2,8 +2,8 @@
 The trained reader as graphs: what exactly crosses into ONNX, and the `OnnxConfig` that tells Optimum so.
 
     lower.onnx   ids (b, n) -> states (b, n, d), bits (b, n, m/8) uint8, scale (b, n), code (b, c)
-    upper.onnx   question_states (1, q, d), question_ids (1, q), ids (p, n), bits (p, n, m/8) uint8, scale (p, n) float16
-                 -> start (p, n), end (p, n), relative to each passage's null logit
+    upper.onnx   question_states (1, q, d), question_ids (1, q), ids (p, n), bits (p, n, m/8) uint8,
+                 scale (p, n) float16 -> start (p, n), end (p, n), relative to each passage's null logit
     unsplit.onnx question_ids (1, q), ids (p, n) -> start, end: the same reader without a split, to compare with
 
 Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
@@ -86,14 +86,17 @@ class GraphPart(nn.Module):
 class LowerGraph(GraphPart):
     """Token ids -> hidden states for a question; bits, scale and code for a passage."""
 
+    def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
+        super().__init__(reader, tables)
+        self.register_buffer("places", 2.0 ** torch.arange(7, -1, -1))
+
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
         mask = ids != 0
         h = run_layers(self.reader.lower.layers, self.embed(ids), mask)
         binarizer = self.reader.binarizer
         y = binarizer.project(h, binarizer.base(self.tables["words"](ids)))
-        weights = torch.tensor([128.0, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0])
         groups = (y > 0).float().reshape(y.shape[0], y.shape[1], -1, 8)
-        bits = (groups * weights).sum(-1).to(torch.uint8)
+        bits = (groups * self.places).sum(-1).to(torch.uint8)
         return {"states": h, "bits": bits, "scale": rms(y)[..., 0], "code": self.reader.retrieval(h, mask)}
 
 

@@ -6,7 +6,8 @@ states of that moment and the rest trains through the signs (method: BTR section
 retrieval head learns the sentence embeddings of the untouched checkpoint, rotated so that its signs are even.
 
 A run is a folder: `last.pt` (everything needed to go on), `log.jsonl`, and the result in `reader.safetensors`,
-`split.json`, `config.json`, `tokenizer.json`, `train.json`. The same command on a folder with a `last.pt` goes on where it stopped, on CPU or GPU alike.
+`split.json`, `config.json`, `tokenizer.json`, `train.json`. The same command on a folder with a `last.pt` goes on where
+it stopped, on CPU or GPU alike.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from export.data import Batch, Passage, batches, load_passages
+from export.reader import SplitConfig, SplitReader, build, load_bert, run_layers
 from store.bundle import file_hash
 from store.errors import ExportError
-from export.reader import SplitConfig, SplitReader, build, load_bert, run_layers
 
 
 @dataclass(frozen=True)

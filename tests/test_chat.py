@@ -1,0 +1,370 @@
+"""The chat over explicit fake engines: what becomes a card, what is cancelled, what stays silent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from textual.content import Content
+from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import Static
+from textual.worker import WorkerFailed
+
+from app.assistant import Answer, Assistant, Candidate, Source, Timings
+from app.chat import (
+    NO_QUESTION,
+    Card,
+    ChatApp,
+    Engine,
+    Help,
+    QuestionBox,
+    editor_command,
+    likelihood,
+    place_in_quote,
+    plain,
+    run_chat,
+)
+from app.reader import Cancelled
+from store.errors import StoreError, UsageError
+
+QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
+SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, 112, 120, stale=False)
+ANSWER = Answer(
+    question="when?",
+    answer="14 March",
+    confidence=0.83,
+    abstained=False,
+    sources=[SOURCE],
+    candidates=[Candidate("14 March", 0.83, SOURCE.path, 42), Candidate("last spring", 0.31, "/notes/log.md", 7)],
+    timings_ms=Timings(12.0, 6.0, 104.0, 122.0),
+)
+ABSTAINED = replace(
+    ANSWER, answer=None, confidence=0.12, abstained=True, sources=[SOURCE, replace(SOURCE, path="/notes/b.md", line=3)]
+)
+
+
+class InstantEngine:
+    """Gives the same answer to everything, or raises it."""
+
+    def __init__(self, outcome: Answer | Exception) -> None:
+        self.outcome = outcome
+        self.asked: list[str] = []
+
+    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+        self.asked.append(question)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def status(self) -> str:
+        return "2 notes · 3 passages · all local"
+
+
+class SlowEngine:
+    """Reads until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Event()
+        self.gave_up = threading.Event()
+
+    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+        self.reading.set()
+        while not cancelled():
+            time.sleep(0.005)
+        self.gave_up.set()
+        raise Cancelled
+
+    def status(self) -> str:
+        return "slow"
+
+
+class DeafEngine:
+    """Does not look at `cancelled`: answers "slow" when released and anything else at once."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Event()
+        self.released = threading.Event()
+        self.returned = threading.Event()
+
+    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+        if question == "slow":
+            self.reading.set()
+            self.released.wait(10)
+            self.returned.set()
+        return replace(ANSWER, answer=None, sources=[], question=question)
+
+    def status(self) -> str:
+        return "deaf"
+
+
+async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
+    """Let the app run until something holds; fail after ten seconds."""
+    for _ in range(1000):
+        if holds():
+            await pilot.pause()
+            return
+        await pilot.pause(0.01)
+    raise AssertionError("it never became so")
+
+
+async def ask(pilot: Pilot[None], question: str) -> None:
+    """Type a question and send it."""
+    pilot.app.query_one(QuestionBox).value = question
+    await pilot.press("enter")
+
+
+async def answered(pilot: Pilot[None], question: str = "when?") -> Card:
+    """Send a question, wait for its outcome."""
+    await ask(pilot, question)
+    card = cards(pilot)[-1]
+    await until(pilot, lambda: not card.waiting and not card.query(".waiting"))
+    return card
+
+
+def cards(pilot: Pilot[None]) -> list[Card]:
+    """The cards, oldest first."""
+    return list(pilot.app.query(Card))
+
+
+def content(parent: Widget, part: str) -> Content:
+    """What the first part of a card, or of the header, shows."""
+    shown = parent.query(part).first(Static).visual
+    assert isinstance(shown, Content)
+    return shown
+
+
+def text(card: Card) -> str:
+    """All that a card shows, hidden details left out."""
+    parts = [part.visual for part in card.query(Static) if part.display]
+    return "\n".join(part.plain for part in parts if isinstance(part, Content))
+
+
+@pytest.mark.asyncio
+async def test_an_answer_becomes_a_card_with_its_source_and_the_span_marked() -> None:
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test() as pilot:
+        card = await answered(pilot)
+        assert text(card).splitlines() == [
+            "You  when?",
+            "14 March",
+            "Serviced on 14 March by Ortega, who replaced the valve.",
+            "/notes/boiler.md:42  House > Boiler",
+            "likely ▰▰▰▰▱ · 122 ms",
+        ]
+        quote = content(card, ".quote")
+        assert [(quote.plain[span.start : span.end], span.style) for span in quote.spans] == [
+            ("14 March", "bold underline")
+        ]
+        assert content(pilot.app.query_one("#header"), "#status").plain == "2 notes · 3 passages · all local"
+
+
+@pytest.mark.asyncio
+async def test_a_changed_file_is_said_in_words() -> None:
+    stale = replace(ANSWER, sources=[replace(SOURCE, stale=True)])
+    async with ChatApp(lambda: InstantEngine(stale)).run_test() as pilot:
+        assert "changed since indexed" in content(await answered(pilot), ".source").plain
+
+
+@pytest.mark.asyncio
+async def test_an_abstention_shows_the_closest_passages() -> None:
+    async with ChatApp(lambda: InstantEngine(ABSTAINED)).run_test() as pilot:
+        shown = text(await answered(pilot))
+        assert "Not in your notes." in shown
+        assert "/notes/boiler.md:42" in shown
+        assert "/notes/b.md:3" in shown
+        assert "likely" not in shown
+
+
+@pytest.mark.asyncio
+async def test_escape_cancels_a_slow_reader_and_nothing_blocks_meanwhile() -> None:
+    engine = SlowEngine()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "slow")
+        await until(pilot, engine.reading.is_set)
+        await pilot.press("h", "i")
+        assert pilot.app.query_one(QuestionBox).value == "hi"
+        assert "reading…" in text(cards(pilot)[0])
+        await pilot.press("escape")
+        await until(pilot, engine.gave_up.is_set)
+        assert text(cards(pilot)[0]) == "You  slow\ncancelled"
+
+
+@pytest.mark.asyncio
+async def test_a_superseded_question_stays_silent_though_its_thread_goes_on() -> None:
+    engine = DeafEngine()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "slow")
+        await until(pilot, engine.reading.is_set)
+        second = await answered(pilot, "quick")
+        engine.released.set()
+        await until(pilot, engine.returned.is_set)
+        await pilot.pause(0.05)
+        first = cards(pilot)[0]
+        assert text(first) == "You  slow\ncancelled"
+        assert first.answer is None
+        assert second.answer is not None and second.answer.question == "quick"
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_comes_after_the_cancel_is_dropped() -> None:
+    """The thread looked at `is_cancelled`, posted, and only then the key was pressed."""
+    engine = SlowEngine()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "slow")
+        await pilot.press("escape")
+        pilot.app.post_message(ChatApp.Answered(cards(pilot)[0], ANSWER, 0))
+        await pilot.pause()
+        assert text(cards(pilot)[0]) == "You  slow\ncancelled"
+
+
+@pytest.mark.asyncio
+async def test_an_answer_under_an_open_palette_is_shown() -> None:
+    engine = DeafEngine()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "slow")
+        await until(pilot, engine.reading.is_set)
+        await pilot.press("ctrl+p")
+        engine.released.set()
+        await until(pilot, lambda: not cards(pilot)[0].waiting)
+
+
+@pytest.mark.asyncio
+async def test_markup_and_control_characters_of_notes_are_shown_and_not_obeyed() -> None:
+    quote = "see [bold]x[/bold] and [/] and \x1b[2Jgone"
+    source = replace(SOURCE, path="/notes/[red]a.md", heading="[/] A", quote=quote)
+    answer = replace(ANSWER, answer="[bold]x[/bold]", sources=[source], candidates=ANSWER.candidates)
+    engine = InstantEngine(answer)
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        card = await answered(pilot, "[/] what?")
+        assert text(card).splitlines()[:4] == [
+            "You  [/] what?",
+            "[bold]x[/bold]",
+            "see [bold]x[/bold] and [/] and  [2Jgone",
+            "/notes/[red]a.md:42  [/] A",
+        ]
+        engine.outcome = UsageError("cannot use [/] this")
+        assert "cannot use [/] this" in text(await answered(pilot))
+
+
+@pytest.mark.asyncio
+async def test_a_refused_question_shows_its_sentence() -> None:
+    async with ChatApp(lambda: InstantEngine(UsageError("the question has 10,001 characters"))).run_test() as pilot:
+        assert "the question has 10,001 characters" in text(await answered(pilot))
+
+
+@pytest.mark.asyncio
+async def test_an_error_that_nobody_expected_is_not_swallowed() -> None:
+    with pytest.raises(WorkerFailed, match="a bug"):
+        async with ChatApp(lambda: InstantEngine(ZeroDivisionError("a bug"))).run_test() as pilot:
+            await ask(pilot, "when?")
+            await until(pilot, lambda: not pilot.app.is_running)
+
+
+@pytest.mark.asyncio
+async def test_a_question_typed_while_the_notes_open_is_answered_when_they_have() -> None:
+    may_open = threading.Event()
+
+    def open_slowly() -> Engine:
+        may_open.wait(10)
+        return InstantEngine(ANSWER)
+
+    async with ChatApp(open_slowly).run_test() as pilot:
+        await ask(pilot, "when?")
+        assert "opening your notes…" in text(cards(pilot)[0])
+        may_open.set()
+        await until(pilot, lambda: cards(pilot)[0].answer is not None)
+
+
+def test_an_error_in_opening_ends_the_chat_with_its_sentence() -> None:
+    def no_store() -> Assistant:
+        raise StoreError("no notes are indexed yet")
+
+    with pytest.raises(StoreError, match="no notes are indexed yet"):
+        run_chat(no_store, headless=True)
+
+
+@pytest.mark.asyncio
+async def test_details_are_hidden_until_asked_for() -> None:
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test() as pilot:
+        card = await answered(pilot)
+        assert "retrieve" not in text(card)
+        await pilot.press("ctrl+d")
+        assert "retrieve 12 ms · load 6 ms · read 104 ms" in text(card)
+        assert " 31%  last spring  /notes/log.md:7" in text(card)
+        await pilot.press("ctrl+d")
+        assert "retrieve" not in text(card)
+
+
+@pytest.mark.asyncio
+async def test_an_empty_question_only_gets_a_hint() -> None:
+    engine = InstantEngine(ANSWER)
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "  ")
+        assert pilot.app.query_one(QuestionBox).placeholder == NO_QUESTION
+        assert not cards(pilot)
+        assert not engine.asked
+
+
+@pytest.mark.asyncio
+async def test_up_and_down_walk_through_the_questions_and_back_to_the_draft() -> None:
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test() as pilot:
+        for question in ("one", "two", "two"):
+            await ask(pilot, question)
+        box = pilot.app.query_one(QuestionBox)
+        await pilot.press("d")
+        seen = []
+        for key in ("up", "up", "up", "down", "down", "down"):
+            await pilot.press(key)
+            seen.append(box.value)
+        assert seen == ["two", "one", "one", "two", "d", "d"]
+
+
+@pytest.mark.asyncio
+async def test_clear_copy_and_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test() as pilot:
+        await answered(pilot)
+        await pilot.press("ctrl+y", "ctrl+o")
+        assert pilot.app.clipboard == "14 March"
+        await pilot.press("f1")
+        assert isinstance(pilot.app.screen, Help)
+        await pilot.press("escape", "ctrl+l")
+        assert not cards(pilot)
+        assert not isinstance(pilot.app.screen, Help)
+
+
+def test_the_editor_is_started_at_the_line() -> None:
+    assert editor_command({}, "/a b.md", 7) is None
+    assert editor_command({"EDITOR": "vi", "VISUAL": "nano -w"}, "/a b.md", 7) == ["nano", "-w", "+7", "/a b.md"]
+    assert editor_command({"EDITOR": "code --wait"}, "/a.md", 7) == ["code", "--wait", "--goto", "/a.md:7"]
+
+
+def test_the_file_says_which_of_several_occurrences_is_the_answer(tmp_path: Path) -> None:
+    note = tmp_path / "note.md"
+    note.write_text("May was wet. In May we left, in May we came back.", encoding="utf-8")
+    quote = "In May we left, in May we came back."
+    source = replace(SOURCE, path=str(note), quote=quote, start=32, end=35)
+    assert place_in_quote("May", source) == quote.rindex("May")
+    assert place_in_quote("May", replace(source, start=16, end=19)) == quote.index("May")
+    assert place_in_quote("May", replace(source, path=str(tmp_path / "gone.md"))) == quote.index("May")
+    assert place_in_quote("June", source) is None
+
+
+def test_confidence_is_said_in_words_that_match_the_bar() -> None:
+    assert [likelihood(c) for c in (1.0, 0.83, 0.5, 0.3, 0.0)] == [
+        "very likely ▰▰▰▰▰",
+        "likely ▰▰▰▰▱",
+        "possible ▰▰▰▱▱",
+        "unlikely ▰▰▱▱▱",
+        "very unlikely ▰▱▱▱▱",
+    ]
+
+
+def test_plain_text_keeps_its_offsets() -> None:
+    assert plain("a\r\n\x1b\x9b\u2028b") == "a     b"
+    assert plain("x" * 20, 10) == "x" * 9 + "…"

@@ -1,0 +1,137 @@
+"""A run becomes a bundle that the program can use, and a graph that differs becomes nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import export.bundle
+from app.bundle import Bundle
+from export.binarizer import rms
+from export.bundle import make_bundle
+from export.graphs import LowerGraph, Table
+from export.reader import SplitConfig
+from export.train import TrainConfig, load_reader, train
+from store.bundle import LOWER, UPPER, read_manifest, verify
+from store.codec import pack, token_arrays
+from store.errors import ExportError
+from tests.tiny import CONTEXT, checkpoint, questions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    data = [questions(folder / "train.jsonl")]
+    split = SplitConfig(split_layer=2, upper_layers=1, bits=16, code_bits=32, match_rank=4)
+    config = TrainConfig(steps=4, window=40, binarize_from=0.25)
+    train(checkpoint(folder / "bert"), data, data, folder / "run", split, config, eval_every=4, save_every=4)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def floats(run: Path) -> Path:
+    make_bundle(run, run.parent / "float32", "tiny", precision="float32", unsplit=True)
+    return run.parent / "float32"
+
+
+def test_the_float_bundle_reads_as_the_torch_reader_does(run: Path, floats: Path) -> None:
+    """Twins over the whole path: text -> lower.onnx -> bytes -> upper.onnx against torch on the same question."""
+    reader, bundle = load_reader(run), Bundle.open(floats)
+    encoded = bundle.encode_passage("heating", CONTEXT)
+    bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
+    ids = bundle.tokenize(CONTEXT).ids
+    question = bundle.encode_question("when was the boiler serviced?")
+    start, end = bundle.span_logits(question, ids, bits, scale)
+    head = bundle.tokenizer.encode("heating", add_special_tokens=False).ids
+    whole = torch.tensor([[2, *head, 3, *ids, 3]])
+    with torch.no_grad():
+        h = reader.lower(whole, whole != 0)[:, len(head) + 2 : -1]
+        q_ids = torch.from_numpy(question.ids)
+        p_ids = torch.tensor([ids])
+        expected = reader.read(
+            reader.lower(q_ids, q_ids != 0), q_ids, h, p_ids, torch.ones_like(p_ids, dtype=torch.bool), binarized=True
+        )
+    assert np.allclose(start, expected[0][0], atol=0.1)  # int8 tables and float16 scales stand between them
+    assert np.allclose(end, expected[1][0], atol=0.1)
+
+
+def test_passages_padded_together_read_as_they_do_alone(floats: Path) -> None:
+    bundle = Bundle.open(floats)
+    rng = np.random.default_rng(0)
+    q = bundle.encode_question("which port?")
+    ids = rng.integers(5, 30, (2, 9))
+    ids[1, 6:] = 0
+    bits = rng.integers(0, 256, (2, 9, 2), dtype=np.uint8)
+    scale = rng.random((2, 9)).astype(np.float16)
+    inputs = {"question_states": q.states, "question_ids": q.ids, "ids": ids, "bits": bits, "scale": scale}
+    together, _ = bundle._upper.run(["start", "end"], inputs)
+    alone, _ = bundle.span_logits(q, ids[1, :6].tolist(), bits[1, :6], scale[1, :6])
+    assert np.allclose(together[1, :6], alone, atol=1e-4)
+    assert (together[1, 6:] < -1000).all()
+
+
+def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path, tmp_path: Path) -> None:
+    manifest = make_bundle(run, tmp_path / "int8", "tiny")
+    assert manifest.measured["parity"]["int8"]["bit_agreement"] > 0.9
+    assert read_manifest(tmp_path / "int8") == manifest
+    verify(tmp_path / "int8", manifest)
+    assert {path.name for path in (tmp_path / "int8").iterdir()} == {
+        LOWER, UPPER, "tokenizer.json", "manifest.json"
+    }  # fmt: skip
+
+
+def test_bits_are_packed_in_the_graph_as_the_codec_packs_them(run: Path) -> None:
+    reader = load_reader(run)
+    graph = LowerGraph(reader, export.bundle.vocabulary_tables(reader)).eval()
+    ids = torch.randint(5, 30, (1, 12), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        out = graph(ids)
+        y = reader.binarizer.project(out["states"], reader.binarizer.base(graph.tables["words"](ids)))
+    assert np.array_equal(out["bits"].numpy(), pack(y.numpy()))
+    assert torch.allclose(out["scale"], rms(y)[..., 0])
+
+
+def test_a_table_keeps_its_rows_within_half_a_step() -> None:
+    weight = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 50)[:, None]
+    table = Table(weight)
+    step = weight.abs().amax(1, keepdim=True) / 127
+    assert ((table(torch.arange(50)) - weight).abs() <= 0.6 * step).all()
+
+
+def test_a_parity_failure_writes_nothing_and_says_by_how_much(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.bundle, "MIN_BIT_AGREEMENT", 1.01)
+    with pytest.raises(ExportError, match=r"int8 graphs differ too much, \d+\.\d+% of the bits equal"):
+        make_bundle(run, tmp_path / "out", "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_computes_something_else_is_caught(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optimum's validation sees a graph whose values moved after it was traced."""
+    honest = export.bundle.export_models
+
+    def sabotaged(parts: dict, *args: object, **kwargs: object) -> object:
+        done = honest(parts, *args, **kwargs)
+        with torch.no_grad():
+            parts["upper"][0].reader.upper.span.bias += torch.tensor([0.5, 0.0])
+            parts["upper"][0].reader.upper.span.weight *= 1.5
+        return done
+
+    monkeypatch.setattr(export.bundle, "export_models", sabotaged)
+    with pytest.raises(ExportError, match="differ from the reader, nothing was written"):
+        make_bundle(run, tmp_path / "out", "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_never_overwritten(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="exists: give a new folder"):
+        make_bundle(run, tmp_path, "tiny")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="run `btr-export train` first"):
+        make_bundle(tmp_path, tmp_path / "out", "tiny")

@@ -1,0 +1,248 @@
+"""The store: one transaction a document, honest counts, and files it refuses."""
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store.errors import StoreError
+from store.tokens import SCHEMA_VERSION, NewDocument, NewPassage, TokenStore, fts_query
+
+FINGERPRINT = "0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[TokenStore]:
+    with TokenStore.create(tmp_path / "data" / "store.db", FINGERPRINT, "tiny") as store:
+        yield store
+
+
+def document(path: str = "/notes/a.md", content_hash: str = "h") -> NewDocument:
+    return NewDocument(path, content_hash, 10, 20, "A", {"tags": ["x"]})
+
+
+def passage(text: str, tokens: int = 3, code: int = 0) -> NewPassage:
+    """A passage of 16 bits a token."""
+    return NewPassage(
+        start=5,
+        end=5 + len(text),
+        line=2,
+        page=None,
+        heading="A > B",
+        text=text,
+        tokens=tokens,
+        code=bytes([code] * 4),
+        bits=bytes(range(2 * tokens)),
+        scale=np.arange(tokens, dtype="<f2").tobytes(),
+    )
+
+
+def table_sizes(store: TokenStore) -> dict[str, int]:
+    with sqlite3.connect(store.path) as connection:
+        names = ("documents", "passages", "token_bits", "failures")
+        return {name: connection.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in names}
+
+
+def test_a_document_reads_back_as_it_was_put(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    store.put_document(source, document(), [passage("the boiler"), passage("the garden")])
+    ids, codes = store.codes()
+    found = store.passages([int(i) for i in ids])
+    assert [(p.text, p.path, p.line, p.heading, p.start) for p in found] == [
+        ("the boiler", "/notes/a.md", 2, "A > B", 5),
+        ("the garden", "/notes/a.md", 2, "A > B", 5),
+    ]
+    assert codes.shape == (2, 4)
+    bits, scale = store.token_bits([int(ids[0])])[int(ids[0])]
+    assert bits.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert scale.tolist() == [0, 1, 2]
+
+
+def test_passages_come_in_the_order_asked_for_and_missing_ones_are_left_out(store: TokenStore) -> None:
+    store.put_document(store.add_source("/notes"), document(), [passage("one"), passage("two")])
+    first, second = (int(i) for i in store.codes()[0])
+    assert [p.text for p in store.passages([second, 999, first])] == ["two", "one"]
+
+
+def test_putting_a_path_again_replaces_everything_of_it(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    store.put_document(source, document(), [passage("ancient boiler"), passage("second")])
+    store.put_document(source, document(content_hash="new"), [passage("modern stove")])
+    assert table_sizes(store) == {"documents": 1, "passages": 1, "token_bits": 1, "failures": 0}
+    assert store.match("ancient", 5) == []
+    assert len(store.match("modern", 5)) == 1
+
+
+def test_a_removed_document_leaves_nothing_behind(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    document_id = store.put_document(source, document(), [passage("zanzibar")])
+    store.remove_documents([document_id])
+    assert table_sizes(store) == {"documents": 0, "passages": 0, "token_bits": 0, "failures": 0}
+    assert store.match("zanzibar", 5) == []
+
+
+def test_a_failed_add_leaves_nothing(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    store.put_document(source, document(), [passage("kept")])
+    broken = replace(passage("lost"), code=None)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        store.put_document(source, document(), [passage("half"), broken])
+    assert [p.text for p in store.passages([int(i) for i in store.codes()[0]])] == ["kept"]
+    assert store.match("half", 5) == []
+
+
+def test_counts_are_bytes_of_bits_scales_and_codes_over_tokens(store: TokenStore) -> None:
+    store.put_document(store.add_source("/notes"), document(), [passage("one", tokens=3), passage("two", tokens=5)])
+    counts = store.counts()
+    assert (counts.notes, counts.passages, counts.tokens) == (1, 2, 8)
+    assert counts.encoded_bytes == 8 * (2 + 2) + 2 * 4
+    assert counts.bytes_per_token == 5.0
+    assert counts.store_bytes >= 4096
+
+
+def test_a_heading_counts_more_than_a_mention(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    mention = replace(passage("a line that has the word thermostat in it"), heading="Other")
+    titled = replace(passage("set it to nineteen degrees by day always"), heading="Thermostat")
+    store.put_document(source, document(), [mention, titled])
+    best, _ = store.match("thermostat", 2)[0]
+    assert store.passages([best])[0].heading == "Thermostat"
+
+
+def test_words_are_found_by_their_stem_and_without_accents(store: TokenStore) -> None:
+    store.put_document(store.add_source("/notes"), document(), [passage("the radiators of the café")])
+    assert store.match("radiator", 5)
+    assert store.match("cafe", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("What is the boiler?", '"boiler"'),
+        ("who are you", '"who" OR "are" OR "you"'),
+        ('"quoted" OR x:y*', '"quoted" OR "x" OR "y"'),
+        ("?!", ""),
+        ("", ""),
+    ],
+)
+def test_a_question_becomes_its_quoted_content_words(text: str, query: str) -> None:
+    assert fts_query(text) == query
+
+
+def test_failures_are_kept_until_the_file_is_fine(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    store.put_failure(source, "/notes/a.md", "cannot be read")
+    assert store.failures() == [("/notes/a.md", "cannot be read")]
+    store.put_document(source, document(), [passage("fine now")])
+    assert store.failures() == []
+
+
+def test_store_is_private(store: TokenStore) -> None:
+    store.put_document(store.add_source("/notes"), document(), [passage("secret")])
+    assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
+    for file in store.path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_a_reader_sees_committed_documents_while_a_writer_is_at_work(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    store.put_document(source, document(), [passage("first")])
+    with TokenStore.open(store.path, FINGERPRINT) as reader:
+        before = reader.data_version()
+        with pytest.raises(RuntimeError), store._transaction():
+            store._connection.execute("DELETE FROM documents")
+            assert reader.counts().notes == 1  # neither blocked nor shown what is not committed
+            raise RuntimeError
+        assert reader.data_version() == before
+        store.put_document(source, document("/notes/b.md"), [passage("second")])
+        assert reader.counts().notes == 2
+        assert reader.data_version() != before
+
+
+def test_opening_nothing_says_to_index_first(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="run btr-assistant index FOLDER first"):
+        TokenStore.open(tmp_path / "none.db")
+
+
+def test_a_store_of_another_bundle_is_refused_and_kept(store: TokenStore) -> None:
+    store.put_document(store.add_source("/notes"), document(), [passage("kept")])
+    for attempt in (TokenStore.open, lambda path, other: TokenStore.create(path, other, "x")):
+        with pytest.raises(StoreError, match="made with bundle 0123456789abcdef, this is bundle ffff"):
+            attempt(store.path, "ffff")
+    assert store.counts().notes == 1
+
+
+def test_a_newer_store_is_refused_and_kept(store: TokenStore) -> None:
+    store.put_document(store.add_source("/notes"), document(), [passage("kept")])
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 2}")
+    for attempt in (TokenStore.open, lambda path, same: TokenStore.create(path, same, "x")):
+        with pytest.raises(StoreError, match=f"has schema {SCHEMA_VERSION + 2}, this version knows {SCHEMA_VERSION}"):
+            attempt(store.path, FINGERPRINT)
+    assert store.counts().notes == 1
+
+
+def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "diary.txt"
+    path.write_text("dear diary, " * 500)
+    for attempt in (TokenStore.open, lambda path, same: TokenStore.create(path, same, "x")):
+        with pytest.raises(StoreError, match="not a readable store"):
+            attempt(path, FINGERPRINT)
+    assert path.read_text() == "dear diary, " * 500
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    for attempt in (TokenStore.open, lambda path, same: TokenStore.create(path, same, "x")):
+        with pytest.raises(StoreError, match="is not a store of btr-assistant"):
+            attempt(path, FINGERPRINT)
+    assert path.read_bytes() == before
+
+
+def test_a_store_cut_off_before_its_settings_is_completed(tmp_path: Path) -> None:
+    """A kill between the migration and the settings: the next run goes on."""
+    path = tmp_path / "store.db"
+    TokenStore.create(path, FINGERPRINT, "tiny").close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM settings")
+    with TokenStore.create(path, FINGERPRINT, "tiny") as store:
+        assert store.setting("fingerprint") == FINGERPRINT
+
+
+def test_a_locked_store_is_one_sentence(store: TokenStore) -> None:
+    with sqlite3.connect(store.path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store._connection.execute("PRAGMA busy_timeout = 50")
+        with pytest.raises(StoreError, match="locked by another program"):
+            store.add_source("/elsewhere")
+        other.rollback()
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    store.put_document(source, document(), [passage("kept")])
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match="make room"):
+        store.put_document(source, document("/notes/b.md"), [passage("x" * 200_000)])
+    assert store.counts().notes == 1
+    assert store._connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
+    """Released migrations never change: this list changes only together with SCHEMA_VERSION."""
+    assert SCHEMA_VERSION == 1
+    rows = store._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    names = [name for (name,) in rows if not name.startswith(("passages_fts_", "sqlite_"))]
+    assert names == [
+        "_sqlite_migrations", "documents", "failures", "passages", "passages_fts", "settings", "sources", "token_bits"
+    ]  # fmt: skip
+    for column in ("code", "start", "line", "heading"):
+        assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
