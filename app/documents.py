@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markdown_it import MarkdownIt
+
 from store.errors import BtrError, UsageError
 
 SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".txt": "text"}
 MAX_BYTES = 20_000_000
+MAX_FRONT_MATTER = 16_000
+"""Characters; what is longer is prose between two rules, and no work for a YAML parser."""
+_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
 class DocumentError(BtrError):
@@ -35,30 +42,34 @@ class Document:
     body_start: int
     """First character after the front matter."""
     title: str
+    """From the front matter, else the level-1 heading that the body opens with, else the file's name."""
     metadata: Mapping[str, Any]
+    """The front matter as JSON has it: text keys, dates as text."""
     content_hash: str
     """sha256 of the file's bytes."""
 
 
 def find_files(root: Path) -> Iterator[Path]:
     """
-    Every note under a folder (or the file itself), in a fixed order.
+    Every note under a folder (or the file itself), in a fixed order; then every folder that cannot be listed.
 
     Hidden files and folders, other suffixes, and links that lead out of the folder are left out.
     """
     if root.is_file():
         yield root
         return
-    inside = root.resolve()
-    for folder, folders, names in os.walk(root):
+    inside = os.path.realpath(root)
+    unlisted: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=unlisted.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
             if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
                 continue
             yield path
+    yield from (Path(error.filename) for error in unlisted)
 
 
 def check_root(path: Path) -> Path:
@@ -68,9 +79,11 @@ def check_root(path: Path) -> Path:
     Raises:
         UsageError: If there is nothing there, or a file of a kind that cannot be read.
     """
-    path = Path(os.path.abspath(path.expanduser()))
-    if not path.exists():
+    path = Path(os.path.abspath(os.path.expanduser(path)))
+    if not os.path.exists(path):
         raise UsageError(f"{path} does not exist: give a folder of notes")
+    if encodable(str(path)) != str(path):
+        raise UsageError(f"{path} has a name that is not UTF-8: rename it")
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is not a note that can be read: give {', '.join(SUFFIXES)} files or a folder")
     return path
@@ -83,22 +96,31 @@ def read_document(path: Path) -> Document:
     Raises:
         DocumentError: If it cannot be read, is too large, or is no text.
     """
+    if encodable(str(path)) != str(path):
+        raise DocumentError("has a name that is not UTF-8: rename it")
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DocumentError("cannot be listed: check its permissions, its notes stay as they were indexed")
+        if not stat.S_ISREG(status.st_mode):
+            raise DocumentError("is not a file that can be read: rename it if it is no note")
+        if status.st_size > MAX_BYTES:
             raise DocumentError(f"is larger than {MAX_BYTES // 1_000_000} MB: split it into smaller notes")
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DocumentError("is gone, or a link that leads nowhere: restore or remove it") from error
     except OSError as error:
         raise DocumentError(f"cannot be read ({error.strerror}): check its permissions") from error
     text = decode(data)
     kind = SUFFIXES[path.suffix.lower()]
     metadata, body_start = split_front_matter(text) if kind == "markdown" else ({}, 0)
-    title = metadata.get("title")
+    title = metadata.get("title") or (top_heading(text[body_start:]) if kind == "markdown" else "")
     return Document(
         path=path,
         kind=kind,
         text=text,
         body_start=body_start,
-        title=str(title).strip() if title else path.stem,
+        title=" ".join(str(title).split()) or path.stem,
         metadata=metadata,
         content_hash=hashlib.sha256(data).hexdigest(),
     )
@@ -133,7 +155,7 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], int]:
     """
     YAML front matter and the offset of the body after it; ({}, 0) where there is none.
 
-    What stands between the rules but is no YAML mapping is prose and stays in the body.
+    What stands between the rules but is no YAML mapping that JSON could hold is prose and stays in the body.
     """
     import yaml
     from frontmatter.default_handlers import YAMLHandler
@@ -143,9 +165,29 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], int]:
         return {}, 0
     try:
         front, body = handler.split(text)
-        metadata = handler.load(front)
-    except (ValueError, yaml.YAMLError):
-        return {}, 0
+        metadata = _plain(handler.load(front)) if len(front) <= MAX_FRONT_MATTER else None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError):
+        return {}, 0  # PyYAML lets through whatever its constructors raise
     if not isinstance(metadata, dict):
         return {}, 0
-    return {str(key): value for key, value in metadata.items()}, len(text) - len(body)
+    return metadata, len(text) - len(body)
+
+
+def top_heading(body: str) -> str:
+    """The level-1 heading that a Markdown body opens with, on one line; empty where it opens with anything else."""
+    opening = MarkdownIt("commonmark").parse(_BLANK_LINE.split(body.lstrip("\r\n"), maxsplit=1)[0])
+    return " ".join(opening[1].content.split()) if opening and opening[0].tag == "h1" else ""
+
+
+def encodable(text: str) -> str:
+    """Text that can be stored and shown: a surrogate without its partner becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _plain(value: Any) -> Any:
+    """YAML's values as JSON has them."""
+    if isinstance(value, dict):
+        return {encodable(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | set | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else encodable(str(value))

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 from app.bundle import Bundle
-from app.documents import Document, DocumentError, find_files, read_document
+from app.documents import Document, DocumentError, encodable, find_files, read_document
 from app.passages import Passage, PassageSplitter
 from store.errors import StoreError, UsageError
 from store.tokens import NewDocument, NewPassage, StoredDocument, TokenStore
@@ -70,16 +71,18 @@ def writer_lock(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StoreError(f"cannot write {path.parent} ({error.strerror}): set BTR_ASSISTANT_HOME") from error
     lock = FileLock(path, timeout=0)
     try:
-        with lock:
-            yield
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock.acquire()
     except Timeout:
         raise StoreError("another index run is writing to this store: wait for it to finish") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {path.parent} ({error.strerror}): set BTR_ASSISTANT_HOME") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def index(
@@ -106,26 +109,34 @@ def index(
         source_id = store.add_source(str(root))
         known = store.documents(source_id)
         earlier = {path for path, _ in store.failures()}
-        for path, outcome in _outcomes(bundle, files, known):
-            report.notes += 1
-            name = str(path)
-            if isinstance(outcome, DocumentError):
-                report.failed.append((name, str(outcome)))
-                store.put_failure(source_id, name, str(outcome))
-            elif outcome is None:
-                report.unchanged += 1
-            elif isinstance(outcome, _Touched):
-                store.touch(outcome.document_id, outcome.size, outcome.mtime_ns)
-                report.unchanged += 1
-            else:
-                store.put_document(source_id, outcome.document, outcome.passages)
-                report.indexed += 1
-                report.tokens += sum(passage.tokens for passage in outcome.passages)
-            if name in earlier and not isinstance(outcome, DocumentError):
-                store.clear_failures([name])
-            progress(Progress(report.notes, total, report.tokens, clock() - began, name))
-        present = {str(path) for path in files}
-        gone = [document.id for path, document in known.items() if path not in present]
+        failed: set[Path] = set()
+        planned = ((path, known.get(str(path)) or store.document(encodable(str(path)))) for path in files)
+        with closing(_outcomes(bundle, planned)) as outcomes:
+            for path, outcome in outcomes:
+                report.notes += 1
+                name = encodable(str(path))
+                if isinstance(outcome, DocumentError):
+                    failed.add(path)
+                    report.failed.append((name, str(outcome)))
+                    store.put_failure(source_id, name, str(outcome))
+                elif outcome is None:
+                    report.unchanged += 1
+                elif isinstance(outcome, _Touched):
+                    store.touch(outcome.document_id, outcome.size, outcome.mtime_ns)
+                    report.unchanged += 1
+                else:
+                    store.put_document(source_id, outcome.document, outcome.passages)
+                    report.indexed += 1
+                    report.tokens += sum(passage.tokens for passage in outcome.passages)
+                if name in earlier and not isinstance(outcome, DocumentError):
+                    store.clear_failures([name])
+                progress(Progress(report.notes, total, report.tokens, clock() - began, name))
+        present = {encodable(str(path)) for path in files}
+        gone = [
+            document.id
+            for path, document in known.items()
+            if path not in present and failed.isdisjoint(Path(path).parents)  # a folder that could not be listed
+        ]
         store.remove_documents(gone)
         report.removed += len(gone)
         store.clear_failures(path for path in earlier if Path(path).is_relative_to(root) and path not in present)
@@ -150,15 +161,16 @@ _Outcome = _Encoded | _Touched | DocumentError | None
 
 
 def _outcomes(
-    bundle: Bundle, files: Iterable[Path], known: dict[str, StoredDocument]
-) -> Iterator[tuple[Path, _Outcome]]:
-    """What becomes of each file, in order, a bounded number of them ahead of the writer."""
+    bundle: Bundle, planned: Iterable[tuple[Path, StoredDocument | None]]
+) -> Generator[tuple[Path, _Outcome]]:
+    """What becomes of each file, in order, a bounded number of them ahead of the writer; closed, it stops early."""
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
     waiting: deque[tuple[Path, Future[_Outcome]]] = deque()
+    stopped = Event()
     with ThreadPoolExecutor(bundle.threads) as pool:
         try:
-            for path in files:
-                waiting.append((path, pool.submit(_process, bundle, splitter, path, known.get(str(path)))))
+            for path, stored in planned:
+                waiting.append((path, pool.submit(_process, bundle, splitter, path, stored, stopped)))
                 if len(waiting) >= 8 * bundle.threads:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -166,22 +178,26 @@ def _outcomes(
                 first, future = waiting.popleft()
                 yield first, future.result()
         finally:
+            stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _process(bundle: Bundle, splitter: PassageSplitter, path: Path, stored: StoredDocument | None) -> _Outcome:
+def _process(
+    bundle: Bundle, splitter: PassageSplitter, path: Path, stored: StoredDocument | None, stopped: Event
+) -> _Outcome:
     try:
         stat = path.stat()
         if stored and (stored.size, stored.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             return None
+    except OSError:
+        pass  # read_document says it
+    try:
         document = read_document(path)
-    except OSError as error:
-        return DocumentError(f"cannot be read ({error.strerror}): check its permissions")
     except DocumentError as error:
         return error
     if stored and stored.content_hash == document.content_hash:
         return _Touched(stored.id, stat.st_size, stat.st_mtime_ns)
-    passages = [encode(bundle, passage) for passage in splitter.split(document)]
+    passages = [encode(bundle, passage) for passage in splitter.split(document) if not stopped.is_set()]
     return _Encoded(_record(document, stat), [passage for passage in passages if passage.tokens])
 
 

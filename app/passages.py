@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
@@ -30,7 +31,7 @@ class Passage:
     line: int
     """1-based line of the first character."""
     heading: str
-    """Title and headings above, ' > ' between levels."""
+    """Title and headings above its start, ' > ' between levels; a first heading that equals the title is not repeated."""
     text: str
 
 
@@ -63,7 +64,7 @@ class PassageSplitter:
             line = lines.line(start)
             above = bisect_right(starts, line)
             path = headings[above - 1][1] if above else []
-            if not path or path[0] != document.title:
+            if not path or path[0].casefold() != document.title.casefold():
                 path = [document.title, *path]
             passages.append(Passage(start, start + len(text), line, " > ".join(path), text))
         return passages
@@ -86,7 +87,7 @@ def heading_paths(document: Document) -> list[tuple[int, list[str]]]:
     tokens = MarkdownIt("commonmark").parse(document.text[document.body_start :])
     path: list[tuple[int, str]] = []
     found = []
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
+    for opening, inline in pairwise(tokens):
         if opening.type != "heading_open" or opening.map is None or opening.level:
             continue
         level = int(opening.tag[1:])

@@ -40,7 +40,8 @@ def unpack(bits: Bits) -> Floats:
 
 def hamming(a: Bits, b: Bits) -> npt.NDArray[np.int64]:
     """Hamming distance over the last axis of two broadcastable packed arrays: small is near."""
-    return np.bitwise_count(a ^ b).sum(axis=-1, dtype=np.int64)
+    distance: npt.NDArray[np.int64] = np.bitwise_count(a ^ b).sum(axis=-1, dtype=np.int64)
+    return distance
 
 
 def scales_to_bytes(scale: Floats) -> bytes:

@@ -1,0 +1,154 @@
+"""
+Speed, memory and size over folders of notes.
+
+    python -m benchmarks.speed ~/notes [MORE...] [--unsplit BUNDLE]
+
+Indexes into a temporary store, indexes again, asks questions cold (a new process each) and warm (p50 of many). With
+`--unsplit`, a bundle made by `btr-export bundle --with-unsplit`, the split reader is timed against the same reader
+without a split: same passages, same process, alternating runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from app.assistant import Assistant
+from app.places import resolve
+from app.reader import PassageBits
+
+QUESTIONS = (
+    "how do I list all open ports?",
+    "what is the default port of the server?",
+    "which command shows the commit history as a graph?",
+    "how can I resize an image from the command line?",
+    "what does the strict option do?",
+    "how do I run a single test?",
+    "which function parses a date?",
+    "how do I rename a column in a table?",
+    "what is the shortcut to split a window?",
+    "how do I undo the last commit?",
+)
+
+
+def row(name: str, value: str) -> None:
+    """One line of the table."""
+    print(f"{name:<52} {value:>24}")
+    sys.stdout.flush()
+
+
+def timed(*arguments: str, runs: int = 5) -> tuple[float, int]:
+    """Median seconds of a command as a whole process, and the peak memory in MB of all children so far."""
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "benchmarks.run", *arguments], capture_output=True, check=False)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+
+
+def install_size() -> int:
+    """Bytes of this package and everything the base install brings, as installed here."""
+    todo, seen, total = ["btr-assistant"], set(), 0
+    while todo:
+        name = todo.pop()
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if distribution.name in seen:
+            continue
+        seen.add(distribution.name)
+        for file in distribution.files or []:
+            path = Path(str(distribution.locate_file(file)))
+            total += path.stat().st_size if path.is_file() else 0
+        for requirement in distribution.requires or []:
+            if "extra ==" not in requirement:
+                todo.append(requirement.split(";")[0].split("[")[0].strip("()<>=!~. 0123456789,"))
+    source = Path(__file__).parent.parent
+    return total + sum(f.stat().st_size for part in ("app", "store") for f in (source / part).rglob("*") if f.is_file())
+
+
+def percentiles(seconds: list[float]) -> str:
+    """p50 and p95 in milliseconds."""
+    return f"{1000 * np.percentile(seconds, 50):.1f} / {1000 * np.percentile(seconds, 95):.1f} ms"
+
+
+def against_unsplit(assistant: Assistant, unsplit: Path, runs: int = 10) -> None:
+    """The same weights with and without a split, alternating, 20 real passages a question."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(unsplit / "unsplit.onnx"), options, providers=["CPUExecutionProvider"])
+    bundle, split_times, whole_times = assistant.bundle, [], []
+    with ThreadPoolExecutor(bundle.threads) as pool:
+        for run in range(runs):
+            question = QUESTIONS[run % len(QUESTIONS)]
+            encoded = bundle.encode_question(question)
+            hits = assistant._retriever.retrieve(question, encoded.code, 20)
+            found = assistant.store.passages([hit.passage_id for hit in hits])
+            bits = assistant.store.token_bits([passage.id for passage in found])
+            inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
+            ids = [np.array([bundle.tokenize(passage.text).ids]) for passage in found]
+            began = time.perf_counter()
+            assistant._reader.read(bundle.encode_question(question), inputs, lambda: False)
+            split_times.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            list(pool.map(lambda i: session.run(None, {"question_ids": encoded.ids, "ids": i}), ids))  # noqa: B023
+            whole_times.append(time.perf_counter() - began)
+    row("read 20 passages, split int8, p50 / p95", percentiles(split_times[1:]))
+    row("read 20 passages, unsplit int8, p50 / p95", percentiles(whole_times[1:]))
+    ratios = [whole / split for split, whole in zip(split_times[1:], whole_times[1:], strict=True)]
+    row("split against unsplit, median of paired ratios", f"{statistics.median(ratios):.2f}x faster")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notes", nargs="+")
+    parser.add_argument("--unsplit", type=Path, help="bundle folder that also holds unsplit.onnx")
+    parser.add_argument("--bundle", help="bundle to measure (default: embedded)")
+    options = parser.parse_args()
+    row("what", "measured")
+    row("base install", f"{install_size() / 1e6:.0f} MB")
+    row("--help, whole process, median of 5", f"{timed('--help')[0]:.3f} s")
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["BTR_ASSISTANT_HOME"] = home
+        if options.bundle:
+            os.environ["BTR_ASSISTANT_BUNDLE"] = options.bundle
+        seconds, memory = timed("index", "-q", *options.notes, runs=1)
+        places = resolve()
+        with Assistant.open(places) as assistant:
+            counts = assistant.store.counts()
+            size = f"{counts.notes:,} notes, {counts.passages:,} passages, {counts.tokens:,} tokens"
+            row("notes", size)
+            row("index, whole process", f"{seconds:.1f} s, {counts.tokens / seconds:,.0f} tokens/s")
+            row("index, peak memory", f"{memory} MB")
+            row("index again, nothing changed", f"{timed('index', '-q', *options.notes, runs=3)[0]:.2f} s")
+            row("bytes per token", f"{counts.bytes_per_token:.1f}")
+            row("ask, cold from the shell, median of 5", f"{timed('ask', QUESTIONS[0])[0]:.2f} s")
+            times = []
+            for _ in range(4):
+                for question in QUESTIONS:
+                    began = time.perf_counter()
+                    assistant.ask(question)
+                    times.append(time.perf_counter() - began)
+            row("ask, warm, 20 passages, p50 / p95", percentiles(times[10:]))
+            if options.unsplit:
+                against_unsplit(assistant, options.unsplit)
+
+
+if __name__ == "__main__":
+    main()
