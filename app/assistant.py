@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from app.bundle import Bundle
-from app.documents import DocumentError, decode
+from app.documents import DocumentError, decode, encodable
+from app.passages import LineMap
 from app.places import Places
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
@@ -200,7 +201,7 @@ class Assistant:
         for span in spans:
             passage = found[span.passage]
             text = passage.text[span.start : span.end]
-            line = passage.line + passage.text.count("\n", 0, span.start)
+            line = _line(passage, span)
             confidence = round(span.confidence(null_logit), 4)
             candidates.setdefault(text.casefold(), Candidate(text, confidence, passage.path, line))
         return list(candidates.values())[:5]
@@ -209,7 +210,7 @@ class Assistant:
         first, last = quote_around(passage.text, span.start, span.end)
         return Source(
             path=passage.path,
-            line=passage.line + passage.text.count("\n", 0, span.start),
+            line=_line(passage, span),
             page=passage.page,
             heading=passage.heading,
             quote=passage.text[first:last],
@@ -232,14 +233,18 @@ class Assistant:
         )
 
 
+def _line(passage: StoredPassage, span: Span) -> int:
+    return passage.line - 1 + LineMap(passage.text).line(span.start)
+
+
 def check_question(question: str) -> str:
     """
-    A question without surrounding space.
+    A question without surrounding space and without half characters.
 
     Raises:
         UsageError: If it is empty or longer than 10,000 characters.
     """
-    question = question.strip()
+    question = encodable(question).strip()
     if not question:
         raise UsageError("the question is empty: type what you want to know")
     if len(question) > MAX_QUESTION_CHARACTERS:

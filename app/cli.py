@@ -7,10 +7,13 @@ Exit codes: 0 answered or done, 1 nothing found or not in your notes, 2 usage or
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 NOTHING_FOUND, FILES_FAILED, INTERRUPTED = 1, 5, 130
 
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -42,6 +46,7 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
     btr-assistant ask "when was the boiler serviced?"
     btr-assistant
     """
+    context.color = False if os.environ.get("NO_COLOR") else None
     context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
         from app.assistant import Assistant
@@ -59,8 +64,6 @@ def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
 
     Example: btr-assistant index ~/notes
     """
-    from pathlib import Path
-
     from app.bundle import Bundle
     from app.documents import check_root
     from app.indexer import index as run
@@ -69,15 +72,17 @@ def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
 
     roots = [check_root(Path(path)) for path in paths]
     bundle = Bundle.open(places.bundle, places.device)
-    with writer_lock(places.lock):
-        with TokenStore.create(places.store, bundle.manifest.fingerprint, bundle.manifest.name) as store:
-            show = _ProgressLine(sys.stderr, quiet)
-            try:
-                report = run(store, bundle, roots, show)
-            finally:
-                show.end()
+    with (
+        writer_lock(places.lock),
+        TokenStore.create(places.store, bundle.manifest.fingerprint, bundle.manifest.name) as store,
+    ):
+        show = _ProgressLine(sys.stderr, quiet)
+        try:
+            report = run(store, bundle, roots, show)
+        finally:
+            show.end()
     for path, reason in report.failed:
-        click.echo(f"{path} {reason}", err=True)
+        click.echo(f"{_flat(path)} {reason}", err=True)
     if not quiet:
         pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
         click.echo(
@@ -143,8 +148,8 @@ def search(places: Places, query: str, as_json: bool, limit: int) -> None:
         print_json({"schema_version": SCHEMA_VERSION, "query": query.strip(), "results": rows})
     for result in () if as_json else results:
         click.secho(f"{short(result.path)}:{result.line}", fg="cyan", nl=False)
-        click.secho(f"  {result.heading}", dim=True)
-        click.echo("    " + " ".join(result.text.split())[:200])
+        click.secho(f"  {_flat(result.heading)}", dim=True)
+        click.echo("    " + " ".join(_flat(result.text).split())[:200])
     if not results:
         if not as_json:
             click.echo("Nothing found.", err=True)
@@ -184,7 +189,7 @@ def status(places: Places, as_json: bool, failed: bool) -> None:
         return
     if failed:
         for path, reason in failures:
-            click.echo(f"{path} {reason}")
+            click.echo(f"{_flat(path)} {reason}")
         return
     click.echo(f"notes      {counts.notes:,} ({counts.failed:,} failed)")
     click.echo(f"passages   {counts.passages:,}")
@@ -201,9 +206,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def short(path: str) -> str:
-    """A path as a person would write it: relative to here or to home, where that is shorter."""
-    import os
-
+    """A path as a person would write it: relative to here or to home, where that is shorter, on one line."""
     options = [path]
     home = os.path.expanduser("~")
     if path.startswith(home + os.sep):
@@ -211,7 +214,7 @@ def short(path: str) -> str:
     here = os.getcwd()
     if path.startswith(here + os.sep):
         options.append(os.path.relpath(path, here))
-    return min(options, key=len)
+    return _flat(min(options, key=len))
 
 
 def _print_answer(answer: Answer) -> None:
@@ -220,16 +223,16 @@ def _print_answer(answer: Answer) -> None:
         if answer.sources:
             click.echo("Closest passages:")
         for source in answer.sources:
-            click.echo(f"  {short(source.path)}:{source.line}  {source.heading}{_stale(source)}")
+            click.echo(f"  {short(source.path)}:{source.line}  {_flat(source.heading)}{_stale(source)}")
     else:
         source = answer.sources[0]
-        click.secho(answer.answer, bold=True)
+        click.secho(_flat(answer.answer), bold=True)
         click.echo()
         before, span, after = split_quote(answer.answer, source)
         click.echo("  " + _flat(before), nl=False)
         click.secho(f"[{_flat(span)}]", bold=True, nl=False)
         click.echo(_flat(after))
-        click.echo(f"  {short(source.path)}:{source.line}  {source.heading}{_stale(source)}")
+        click.echo(f"  {short(source.path)}:{source.line}  {_flat(source.heading)}{_stale(source)}")
     timings = answer.timings_ms
     click.echo(
         f"  confidence {answer.confidence:.0%} · {timings.total:.0f} ms: retrieve {timings.retrieve:.0f}, "
@@ -245,7 +248,8 @@ def split_quote(answer: str, source: Source) -> tuple[str, str, str]:
 
 
 def _flat(text: str) -> str:
-    return text.replace("\n", " ")
+    """Text on one line, without the control characters that would steer the terminal."""
+    return text.replace("\r\n", " ").translate(_CONTROLS)
 
 
 def _stale(source: Source) -> str:
@@ -254,27 +258,39 @@ def _stale(source: Source) -> str:
 
 def _open_lines(name: str) -> TextIO:
     if name == "-":
-        return click.get_text_stream("stdin", encoding="utf-8")
+        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
     try:
-        return open(name, encoding="utf-8")
+        return Path(name).open(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {name} ({error.strerror}): give a file with one question a line") from error
 
 
 def _questions(lines: TextIO) -> Iterator[str]:
     """One question a line, or one JSON object with `question` a line; blank lines are left out."""
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        if text.startswith("{"):
-            try:
-                text = json.loads(text)["question"]
-            except (ValueError, KeyError) as error:
-                raise UsageError(f"line {number} is no JSON object with a question: correct it") from error
-            if not isinstance(text, str):
-                raise UsageError(f"line {number} has a question that is no text: correct it")
-        yield text
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            text = line.strip()
+            if text:
+                yield _question(text, number)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the questions are not UTF-8 after line {number}: save them as UTF-8") from error
+
+
+def _question(text: str, number: int) -> str:
+    from app.assistant import check_question
+
+    if text.startswith("{"):
+        try:
+            text = json.loads(text)["question"]
+        except (ValueError, KeyError, RecursionError) as error:
+            raise UsageError(f"line {number} is no JSON object with a question: correct it") from error
+        if not isinstance(text, str):
+            raise UsageError(f"line {number} has a question that is no text: correct it")
+    try:
+        return check_question(text)
+    except UsageError as error:
+        raise UsageError(f"line {number}: {error}") from error
 
 
 class _ProgressLine:
@@ -306,6 +322,8 @@ class _ProgressLine:
 
 def main() -> None:
     """The `btr-assistant` command: errors a person can act on become one sentence and an exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal or pipe that lacks a character still gets the rest
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except BtrError as error:

@@ -80,7 +80,7 @@ def check_root(path: Path) -> Path:
         UsageError: If there is nothing there, or a file of a kind that cannot be read.
     """
     path = Path(os.path.abspath(os.path.expanduser(path)))
-    if not os.path.exists(path):
+    if not os.access(path, os.F_OK):
         raise UsageError(f"{path} does not exist: give a folder of notes")
     if encodable(str(path)) != str(path):
         raise UsageError(f"{path} has a name that is not UTF-8: rename it")
@@ -107,10 +107,8 @@ def read_document(path: Path) -> Document:
         if status.st_size > MAX_BYTES:
             raise DocumentError(f"is larger than {MAX_BYTES // 1_000_000} MB: split it into smaller notes")
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DocumentError("is gone, or a link that leads nowhere: restore or remove it") from error
     except OSError as error:
-        raise DocumentError(f"cannot be read ({error.strerror}): check its permissions") from error
+        raise unreadable(error) from error
     text = decode(data)
     kind = SUFFIXES[path.suffix.lower()]
     metadata, body_start = split_front_matter(text) if kind == "markdown" else ({}, 0)
@@ -124,6 +122,13 @@ def read_document(path: Path) -> Document:
         metadata=metadata,
         content_hash=hashlib.sha256(data).hexdigest(),
     )
+
+
+def unreadable(error: OSError) -> DocumentError:
+    """The sentence for a file that the operating system refuses."""
+    if isinstance(error, FileNotFoundError):
+        return DocumentError("is gone, or a link that leads nowhere: restore or remove it")
+    return DocumentError(f"cannot be read ({error.strerror}): check its permissions")
 
 
 def decode(data: bytes) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event
 
 from app.bundle import Bundle
-from app.documents import Document, DocumentError, encodable, find_files, read_document
+from app.documents import Document, DocumentError, encodable, find_files, read_document, unreadable
 from app.passages import Passage, PassageSplitter
 from store.errors import StoreError, UsageError
 from store.tokens import NewDocument, NewPassage, StoredDocument, TokenStore
@@ -162,7 +162,7 @@ _Outcome = _Encoded | _Touched | DocumentError | None
 
 def _outcomes(
     bundle: Bundle, planned: Iterable[tuple[Path, StoredDocument | None]]
-) -> Generator[tuple[Path, _Outcome]]:
+) -> Generator[tuple[Path, _Outcome], None, None]:
     """What becomes of each file, in order, a bounded number of them ahead of the writer; closed, it stops early."""
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
     waiting: deque[tuple[Path, Future[_Outcome]]] = deque()
@@ -189,10 +189,9 @@ def _process(
         stat = path.stat()
         if stored and (stored.size, stored.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             return None
-    except OSError:
-        pass  # read_document says it
-    try:
         document = read_document(path)
+    except OSError as error:
+        return unreadable(error)
     except DocumentError as error:
         return error
     if stored and stored.content_hash == document.content_hash:

@@ -31,7 +31,7 @@ class Passage:
     line: int
     """1-based line of the first character."""
     heading: str
-    """Title and headings above its start, ' > ' between levels; a first heading that equals the title is not repeated."""
+    """Title and headings above its start, ' > ' between levels; a title is not repeated as the first heading."""
     text: str
 
 

@@ -31,8 +31,8 @@ class Places:
 
     @property
     def lock(self) -> Path:
-        """The lock file of this store's writer."""
-        name = hashlib.sha256(str(self.store.absolute()).encode()).hexdigest()[:16]
+        """The lock file of this store's writer, the same however the store's path is spelled."""
+        name = hashlib.sha256(os.fsencode(os.path.realpath(self.store))).hexdigest()[:16]
         return self.state / f"{name}.lock"
 
 
@@ -45,7 +45,7 @@ def resolve(store: str | None = None, bundle: str | None = None, device: str | N
     """
     home = os.environ.get("BTR_ASSISTANT_HOME")
     if home:
-        config, data, state = (Path(home).expanduser(),) * 3
+        config, data, state = (_path(home),) * 3
     else:
         import platformdirs
 
@@ -60,11 +60,15 @@ def resolve(store: str | None = None, bundle: str | None = None, device: str | N
         for name in SETTINGS
     }
     return Places(
-        store=Path(chosen["store"]).expanduser(),
-        bundle=Path(chosen["bundle"]).expanduser(),
+        store=_path(chosen["store"]),
+        bundle=_path(chosen["bundle"]),
         device=chosen["device"],
         state=state,
     )
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # pathlib's own raises where there is no such user
 
 
 def _read_config(path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
+from unicodedata import combining
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +111,13 @@ def best_span(start: Floats, end: Floats, longest: int = MAX_ANSWER_TOKENS) -> t
 
 def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     """Widen a character range so that it does not cut a word: tokens may be pieces of one."""
-    while start > 0 and text[start].isalnum() and text[start - 1].isalnum():
+    while start > 0 and _inside_word(text, start):
         start -= 1
-    while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+    while end < len(text) and _inside_word(text, end):
         end += 1
     return start, end
+
+
+def _inside_word(text: str, at: int) -> bool:
+    """Whether a cut before character `at` would cut a word, or a letter from its accent."""
+    return all(character.isalnum() or combining(character) for character in text[at - 1 : at + 1])

@@ -66,7 +66,7 @@ class InstantEngine:
 
 
 class SlowEngine:
-    """Reads until it is cancelled."""
+    """Reads until it is cancelled, or five seconds, so that a broken cancel fails and does not hang."""
 
     def __init__(self) -> None:
         self.reading = threading.Event()
@@ -74,9 +74,11 @@ class SlowEngine:
 
     def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
         self.reading.set()
-        while not cancelled():
+        late = time.monotonic() + 5
+        while not cancelled() and time.monotonic() < late:
             time.sleep(0.005)
-        self.gave_up.set()
+        if cancelled():
+            self.gave_up.set()
         raise Cancelled
 
     def status(self) -> str:

@@ -1,0 +1,148 @@
+"""
+Shared fixtures: the embedded bundle and a store over the sample notes, made once; a home of its own for each test.
+
+Nothing here touches the real home: `BTR_ASSISTANT_HOME` lies in a temporary folder for every test.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import cli
+from app.assistant import Assistant
+from app.bundle import Bundle
+from app.documents import check_root
+from app.indexer import Report, index
+from app.places import EMBEDDED_BUNDLE, Places
+from store.tokens import TokenStore
+
+SAMPLE_NOTES = Path(__file__).parent.parent / "examples" / "notes"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+"""Arguments of the command line -> its outcome."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home of the program; the environment and colours of whoever runs the tests do not matter."""
+    for name in ("STORE", "BUNDLE", "DEVICE"):
+        monkeypatch.delenv(f"BTR_ASSISTANT_{name}", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("BTR_ASSISTANT_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    """The embedded bundle, its graphs loaded at most once."""
+    return Bundle.open(EMBEDDED_BUNDLE)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """An empty folder of notes with a name that is not easy."""
+    folder = tmp_path / "my notes"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, bundle: Bundle) -> Iterator[TokenStore]:
+    """An empty store of the embedded bundle."""
+    with new_store(tmp_path / "own.db", bundle) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Places:
+    """A store over a copy of the sample notes, under `notes` beside it; to be read, never to be written."""
+    folder = tmp_path_factory.mktemp("sample")
+    shutil.copytree(SAMPLE_NOTES, folder / "notes")
+    with new_store(folder / "store.db", bundle) as opened:
+        index(opened, bundle, [folder / "notes"])
+    return Places(folder / "store.db", EMBEDDED_BUNDLE, "cpu", folder)
+
+
+@pytest.fixture(scope="session")
+def assistant(sample: Places) -> Iterator[Assistant]:
+    """The sample notes, ready to be asked."""
+    with Assistant.open(sample) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_sample(sample: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """A copy of the sample store that may be damaged; the command line of this test uses it."""
+    path = tmp_path / "copy.db"
+    with sqlite3.connect(sample.store) as source, sqlite3.connect(path) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    monkeypatch.setenv("BTR_ASSISTANT_STORE", str(path))
+    return Places(path, sample.bundle, "cpu", tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line as a person calls it, its handling of errors included."""
+
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["btr-assistant", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        assert "Traceback" not in captured.err
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def new_store(path: Path, bundle: Bundle) -> TokenStore:
+    """An empty store of a bundle."""
+    return TokenStore.create(path, bundle.manifest.fingerprint, bundle.manifest.name)
+
+
+def run_index(store: TokenStore, bundle: Bundle, *roots: Path) -> Report:
+    """Bring a store up to date, as the command does."""
+    return index(store, bundle, [check_root(root) for root in roots])
+
+
+def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What a store's file holds, read past the program."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
+def contents(path: Path) -> list[tuple[Any, ...]]:
+    """Everything that indexing decides, in an order that does not depend on row numbers."""
+    return rows(
+        path,
+        'SELECT d.path, d.content_hash, d.title, d.metadata, p."start", p."end", p.line, p.heading, p.text, p.tokens, '
+        "p.code, t.bits, t.scale FROM documents d LEFT JOIN passages p ON p.document_id = d.id "
+        'LEFT JOIN token_bits t ON t.passage_id = p.id ORDER BY d.path, p."start"',
+    )

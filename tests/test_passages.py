@@ -1,0 +1,173 @@
+"""Passages: exact slices that cover every word, fit the reader, and know their line and heading path."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.bundle import Bundle
+from app.documents import Document, read_document
+from app.passages import LineMap, Passage, PassageSplitter, heading_paths
+
+
+@pytest.fixture(scope="session")
+def splitter(bundle: Bundle) -> PassageSplitter:
+    """As the indexer makes it."""
+    return PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
+
+
+def markdown(text: str, title: str = "Title", body_start: int = 0) -> Document:
+    return Document(Path("/a.md"), "markdown", text, body_start, title, {}, "hash")
+
+
+def sections(*headings: str, words: int = 100) -> str:
+    """One section for each heading, each long enough to be a passage of its own."""
+    return "\n\n".join(f"{heading}\n\n{'word ' * words}" for heading in headings) + "\n"
+
+
+def check(passages: list[Passage], document: Document, bundle: Bundle) -> None:
+    """What holds for any document."""
+    for passage in passages:
+        assert document.text[passage.start : passage.end] == passage.text
+        assert len(bundle.tokenizer.encode(passage.text, add_special_tokens=False).ids) <= 144
+        assert passage.line == 1 + len(re.findall(r"\r\n|\r|\n", document.text[: passage.start]))
+    for before, after in pairwise(passages):
+        assert before.end <= after.start
+    for word in re.finditer(r"\w", document.text[document.body_start :]):
+        at = document.body_start + word.start()
+        assert any(passage.start <= at < passage.end for passage in passages)
+
+
+LINES = st.sampled_from(
+    [
+        "# Heading",
+        "## A longer heading with words",
+        "Some words of text. And a second sentence, which is longer than the first one was.",
+        "- an item",
+        "1. a number",
+        "```",
+        "    code()",
+        "| a | b |",
+        "|---|---|",
+        "> quoted",
+        "",
+        "",
+        "🐝 naïve cafe\u0301 日本語",
+        "---",
+        "[link](target.md) `code` **bold**",
+        "x" * 400,
+        "word " * 200,
+    ]
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINES, max_size=25), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["markdown", "text"]))
+def test_passages_are_exact_fit_and_cover_every_word(
+    splitter: PassageSplitter, bundle: Bundle, lines: list[str], end: str, kind: str
+) -> None:
+    document = Document(Path("/a"), kind, end.join(lines), 0, "Title", {}, "hash")
+    check(splitter.split(document), document, bundle)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=300))
+def test_any_text_is_cut_without_loss(splitter: PassageSplitter, bundle: Bundle, text: str) -> None:
+    document = markdown(text)
+    check(splitter.split(document), document, bundle)
+
+
+def test_the_sample_notes_are_cut_as_promised(splitter: PassageSplitter, bundle: Bundle) -> None:
+    for path in (Path(__file__).parent.parent / "examples" / "notes").rglob("*.*"):
+        document = read_document(path)
+        passages = splitter.split(document)
+        assert passages
+        check(passages, document, bundle)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_offsets_and_lines_count_the_front_matter(notes: Path, splitter: PassageSplitter, end: str) -> None:
+    text = end.join(["---", "title: Heating", "---", "", "# Boiler", "", "Serviced in March. 🐝", ""])
+    (notes / "a.md").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (passage,) = splitter.split(read_document(notes / "a.md"))
+    assert text[passage.start : passage.end] == passage.text
+    assert passage.text.startswith("# Boiler")
+    assert (passage.line, passage.heading) == (5, "Heating > Boiler")
+
+
+def test_pieces_without_a_letter_or_digit_are_left_out(splitter: PassageSplitter) -> None:
+    assert splitter.split(markdown("---\n\n***\n\n...\n")) == []
+    assert splitter.split(markdown("")) == []
+
+
+def test_headings_below_are_added_and_headings_of_the_same_level_replaced(splitter: PassageSplitter) -> None:
+    document = markdown(sections("# One", "## Two", "### Three", "## Four", "# Five"))
+    headings = [passage.heading for passage in splitter.split(document)]
+    assert list(dict.fromkeys(headings)) == [
+        "Title > One",
+        "Title > One > Two",
+        "Title > One > Two > Three",
+        "Title > One > Four",
+        "Title > Five",
+    ]
+
+
+def test_duplicate_headings_are_told_apart_by_their_line(splitter: PassageSplitter) -> None:
+    document = markdown(sections("# A", "## Notes", "# B", "## Notes"))
+    headings = [passage.heading for passage in splitter.split(document)]
+    assert list(dict.fromkeys(headings)) == ["Title > A", "Title > A > Notes", "Title > B", "Title > B > Notes"]
+
+
+def test_text_before_the_first_heading_has_the_title_alone(splitter: PassageSplitter) -> None:
+    document = markdown("word " * 100 + "\n\n" + sections("# One"))
+    assert [passage.heading for passage in splitter.split(document)] == ["Title", "Title > One"]
+
+
+@pytest.mark.parametrize("fence", ["```sh\n# not a heading\n```", "~~~\n# not a heading\n~~~", "    # not a heading"])
+def test_headings_in_code_are_no_headings(splitter: PassageSplitter, fence: str) -> None:
+    document = markdown(f"# One\n\n{fence}\n\n{'word ' * 100}\n\n{sections('## Two')}")
+    assert [path for _, path in heading_paths(document)] == [["One"], ["One", "Two"]]
+    assert {passage.heading for passage in splitter.split(document)} == {"Title > One", "Title > One > Two"}
+
+
+def test_headings_in_quotes_and_lists_are_no_headings() -> None:
+    assert heading_paths(markdown("> # Quoted\n\n- # Listed\n")) == []
+
+
+def test_an_underlined_heading_counts_from_its_text() -> None:
+    assert heading_paths(markdown("text\n\nOne\n===\n\nTwo\n---\n")) == [(3, ["One"]), (6, ["One", "Two"])]
+
+
+def test_a_heading_without_text_ends_the_one_before() -> None:
+    assert heading_paths(markdown("# One\n\n#\n\n## Two\n")) == [(1, ["One"]), (3, []), (5, ["Two"])]
+
+
+def test_a_title_is_not_repeated_as_the_first_heading(splitter: PassageSplitter) -> None:
+    document = markdown(sections("# BOILER", "## Service"), title="Boiler")
+    assert [passage.heading for passage in splitter.split(document)] == ["BOILER", "BOILER > Service"]
+
+
+def test_the_heading_at_the_top_is_the_title(notes: Path, splitter: PassageSplitter) -> None:
+    (notes / "garden.md").write_text(sections("# Garden", "## Frost dates", "# Tools"))
+    headings = [passage.heading for passage in splitter.split(read_document(notes / "garden.md"))]
+    assert headings == ["Garden", "Garden > Frost dates", "Garden > Tools"]
+
+
+def test_a_passage_with_several_headings_has_the_path_of_its_start(splitter: PassageSplitter) -> None:
+    (passage,) = splitter.split(markdown("# One\n\na\n\n## Two\n\nb\n\n## Three\n\nc\n"))
+    assert passage.heading == "Title > One"
+
+
+def test_a_text_file_has_no_headings(splitter: PassageSplitter) -> None:
+    document = Document(Path("/a.txt"), "text", "# One\n\ntext", 0, "a", {}, "hash")
+    assert [passage.heading for passage in splitter.split(document)] == ["a"]
+
+
+def test_lines_are_counted_for_every_line_end() -> None:
+    lines = LineMap("a\nb\r\nc\rd\n")
+    assert [lines.line(i) for i in range(10)] == [1, 1, 2, 2, 2, 3, 3, 4, 4, 5]

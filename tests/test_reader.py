@@ -1,0 +1,112 @@
+"""Reading: the best span as defined, whole words, comparable scores, and giving up when told so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from app.bundle import Bundle
+from app.documents import Document
+from app.indexer import encode
+from app.passages import PassageSplitter
+from app.reader import Cancelled, ExtractiveReader, PassageBits, Span, best_span, whole_words
+from store.codec import token_arrays
+
+LOGITS = hnp.arrays(np.float32, st.integers(1, 12), elements=st.integers(-20, 20).map(float))
+
+
+def passage(bundle: Bundle, text: str) -> PassageBits:
+    """A text as the store would hand it over."""
+    document = Document(Path("/a.txt"), "text", text, 0, "a", {}, "h")
+    (cut,) = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens).split(document)
+    encoded = encode(bundle, cut)
+    return PassageBits(cut.text, *token_arrays(encoded.bits, encoded.scale, encoded.tokens))
+
+
+@settings(deadline=None)
+@given(LOGITS, st.data(), st.integers(1, 12))
+def test_the_best_span_is_that_of_the_definition(start: np.ndarray, data: st.DataObject, longest: int) -> None:
+    end = data.draw(hnp.arrays(np.float32, len(start), elements=st.integers(-20, 20).map(float)))
+    first, last, score = best_span(start, end, longest)
+    n = len(start)
+    assert score == max(start[i] + end[j] for i in range(n) for j in range(i, min(n, i + longest)))
+    assert score == start[first] + end[last]
+    assert first <= last < first + longest
+
+
+def test_the_first_of_equal_spans_wins() -> None:
+    assert best_span(np.zeros(5, np.float32), np.zeros(5, np.float32)) == (0, 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end", "word"),
+    [
+        ("the boilers hum", 4, 8, "boilers"),
+        ("the boilers hum", 6, 11, "boilers"),
+        ("the boilers hum", 4, 11, "boilers"),
+        ("14 March 2024.", 0, 13, "14 March 2024"),
+        ("port 5433, then", 6, 8, "5433"),
+        ("x" * 5, 2, 3, "x" * 5),
+        ("a-b", 0, 1, "a"),
+        ("naïve", 0, 2, "naïve"),
+        ("the cafe\u0301 opens", 4, 8, "cafe\u0301"),
+        ("the nai\u0308ve", 9, 11, "nai\u0308ve"),
+    ],
+)
+def test_a_span_never_cuts_a_word(text: str, start: int, end: int, word: str) -> None:
+    a, b = whole_words(text, start, end)
+    assert text[a:b] == word
+
+
+@given(st.text(min_size=1, max_size=30), st.data())
+def test_a_widened_span_holds_the_span(text: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    a, b = whole_words(text, start, end)
+    assert 0 <= a <= start < end <= b <= len(text)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e3, 1e3))
+def test_confidence_is_a_probability_that_is_even_at_the_null_logit(score: float, null_logit: float) -> None:
+    assert 0.0 <= Span(0, 0, 1, score).confidence(null_logit) <= 1.0
+    assert Span(0, 0, 1, null_logit).confidence(null_logit) == 0.5
+
+
+def test_reading_ranks_the_passage_that_answers_first(bundle: Bundle) -> None:
+    texts = ["The garden has a pear tree.", "The database listens on port 5433.", "Coffee is ground at 17."]
+    question = bundle.encode_question("What port does the database listen on?")
+    spans = ExtractiveReader(bundle).read(question, [passage(bundle, text) for text in texts])
+    assert spans[0].passage == 1
+    assert "5433" in texts[1][spans[0].start : spans[0].end]
+    assert sorted(span.passage for span in spans) == [0, 1, 2]
+    assert [span.score for span in spans] == sorted((span.score for span in spans), reverse=True)
+
+
+def test_a_passage_scores_the_same_whatever_is_read_with_it(bundle: Bundle) -> None:
+    one, other = (passage(bundle, text) for text in ("The boiler is in the cellar.", "The bees came in June."))
+    question = bundle.encode_question("Where is the boiler?")
+    reader = ExtractiveReader(bundle)
+    alone = reader.read(question, [one])[0].score
+    together = next(span.score for span in reader.read(question, [other, one, other]) if span.passage == 1)
+    assert together == alone
+
+
+def test_nothing_to_read_gives_no_spans(bundle: Bundle) -> None:
+    assert ExtractiveReader(bundle).read(bundle.encode_question("Where?"), []) == []
+
+
+def test_reading_stops_when_it_is_cancelled(bundle: Bundle) -> None:
+    inputs = [passage(bundle, f"Sentence number {i}.") for i in range(8)]
+    asked: list[bool] = []
+
+    def cancelled() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    with pytest.raises(Cancelled):
+        ExtractiveReader(bundle).read(bundle.encode_question("Which?"), inputs, cancelled)
