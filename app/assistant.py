@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from app.bundle import Bundle
-from app.documents import DocumentError, decode, encodable
-from app.passages import LineMap
+from app.documents import DocumentError, LineMap, decode, encodable
 from app.places import Places
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever

@@ -325,7 +325,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal or pipe that lacks a character still gets the rest
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="btr-assistant", standalone_mode=False) or 0)
     except BtrError as error:
         click.echo(f"btr-assistant: {error}", err=True)
         sys.exit(error.exit_code)
@@ -335,6 +335,3 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("btr-assistant: interrupted; every note finished so far is kept, run it again to go on", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away; nothing to tell anyone
-        sys.exit(0)

@@ -11,12 +11,11 @@ import hashlib
 import os
 import re
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from markdown_it import MarkdownIt
 
 from store.errors import BtrError, UsageError
 
@@ -47,6 +46,17 @@ class Document:
     """The front matter as JSON has it: text keys, dates as text."""
     content_hash: str
     """sha256 of the file's bytes."""
+
+
+class LineMap:
+    """Character offset -> 1-based line."""
+
+    def __init__(self, text: str) -> None:
+        self._starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", text))]
+
+    def line(self, offset: int) -> int:
+        """The line that holds a character."""
+        return bisect_right(self._starts, offset)
 
 
 def find_files(root: Path) -> Iterator[Path]:
@@ -180,6 +190,8 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], int]:
 
 def top_heading(body: str) -> str:
     """The level-1 heading that a Markdown body opens with, on one line; empty where it opens with anything else."""
+    from markdown_it import MarkdownIt
+
     opening = MarkdownIt("commonmark").parse(_BLANK_LINE.split(body.lstrip("\r\n"), maxsplit=1)[0])
     return " ".join(opening[1].content.split()) if opening and opening[0].tag == "h1" else ""
 

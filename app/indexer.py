@@ -107,11 +107,10 @@ def index(
     total = sum(len(files) for _, files in plans)
     for root, files in plans:
         source_id = store.add_source(str(root))
-        known = store.documents(source_id)
+        known = _known(store, root)
         earlier = {path for path, _ in store.failures()}
         failed: set[Path] = set()
-        planned = ((path, known.get(str(path)) or store.document(encodable(str(path)))) for path in files)
-        with closing(_outcomes(bundle, planned)) as outcomes:
+        with closing(_outcomes(bundle, files, known)) as outcomes:
             for path, outcome in outcomes:
                 report.notes += 1
                 name = encodable(str(path))
@@ -160,8 +159,19 @@ class _Touched:
 _Outcome = _Encoded | _Touched | DocumentError | None
 
 
+def _known(store: TokenStore, root: Path) -> dict[str, StoredDocument]:
+    """Every document stored from a folder or file, by path, whichever source it was added for: folders may overlap."""
+    inside = str(root).rstrip(os.sep) + os.sep
+    return {
+        path: document
+        for source in store.sources()
+        for path, document in store.documents(store.add_source(source)).items()
+        if path == str(root) or path.startswith(inside)
+    }
+
+
 def _outcomes(
-    bundle: Bundle, planned: Iterable[tuple[Path, StoredDocument | None]]
+    bundle: Bundle, files: Iterable[Path], known: dict[str, StoredDocument]
 ) -> Generator[tuple[Path, _Outcome], None, None]:
     """What becomes of each file, in order, a bounded number of them ahead of the writer; closed, it stops early."""
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
@@ -169,7 +179,8 @@ def _outcomes(
     stopped = Event()
     with ThreadPoolExecutor(bundle.threads) as pool:
         try:
-            for path, stored in planned:
+            for path in files:
+                stored = known.get(str(path))
                 waiting.append((path, pool.submit(_process, bundle, splitter, path, stored, stopped)))
                 if len(waiting) >= 8 * bundle.threads:
                     first, future = waiting.popleft()

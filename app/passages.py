@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
-from app.documents import Document
+from app.documents import Document, LineMap
 
 _CONTENT = re.compile(r"\w")
 
@@ -68,17 +68,6 @@ class PassageSplitter:
                 path = [document.title, *path]
             passages.append(Passage(start, start + len(text), line, " > ".join(path), text))
         return passages
-
-
-class LineMap:
-    """Character offset -> 1-based line."""
-
-    def __init__(self, text: str) -> None:
-        self._starts = [0, *(match.end() for match in re.finditer(r"\r\n|\r|\n", text))]
-
-    def line(self, offset: int) -> int:
-        """The line that holds a character."""
-        return bisect_right(self._starts, offset)
 
 
 def heading_paths(document: Document) -> list[tuple[int, list[str]]]:

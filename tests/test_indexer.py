@@ -249,6 +249,26 @@ def test_a_folder_inside_an_indexed_folder_is_not_encoded_again(
     assert sorted(texts(store)) == ["Alpha.", "Beta, edited."]
 
 
+@pytest.mark.parametrize("order", [("sub", "."), (".", "sub")])
+@pytest.mark.parametrize("last", ["sub", "."])
+def test_a_note_deleted_from_overlapping_folders_leaves_no_ghost(
+    notes: Path, store: TokenStore, bundle: Bundle, order: tuple[str, str], last: str
+) -> None:
+    write(notes, a="Alpha.", sub__b="Beta.", sub__c="Gamma.")
+    for name in order:
+        run_index(store, bundle, notes / name)
+    (notes / "sub" / "b.md").unlink()
+    assert run_index(store, bundle, notes / last).removed == 1
+    assert sorted(texts(store)) == ["Alpha.", "Gamma."]
+
+
+def test_a_folder_whose_name_begins_alike_is_left_alone(notes: Path, store: TokenStore, bundle: Bundle) -> None:
+    write(notes, sub__a="Alpha.", sub2__b="Beta.")
+    run_index(store, bundle, notes / "sub", notes / "sub2")
+    assert run_index(store, bundle, notes / "sub").removed == 0
+    assert len(texts(store)) == 2
+
+
 def test_progress_counts_every_note_to_the_end(notes: Path, store: TokenStore, bundle: Bundle) -> None:
     write(notes, a="Alpha.", b="Beta.")
     (notes / "c.md").symlink_to("nothing.md")

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.bundle import Bundle
-from app.documents import Document, read_document
-from app.passages import LineMap, Passage, PassageSplitter, heading_paths
+from app.documents import Document, LineMap, read_document
+from app.passages import Passage, PassageSplitter, heading_paths
 
 
 @pytest.fixture(scope="session")

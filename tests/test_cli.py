@@ -1,0 +1,695 @@
+"""
+The command line: data on stdout, talk on stderr, one sentence and one exit code for everything that can go wrong.
+
+Exit codes: 0 done or answered, 1 nothing found or not in your notes, 2 usage, 3 store, 4 bundle, 5 some files failed,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import __version__
+from app.assistant import Assistant, Source
+from app.cli import _ProgressLine, short, split_quote
+from app.documents import decode
+from app.indexer import Progress, writer_lock
+from app.places import EMBEDDED_BUNDLE, Places, resolve
+from store.bundle import MANIFEST, UPPER
+from tests.conftest import Outcome, Run, contents, rows
+
+QUESTION = "When was the boiler serviced?"
+NOT_IN_NOTES = "Who won the football world cup in 1998?"
+BOILER = "The boiler in the cellar was serviced on 14 March 2024 by Hansen & Son.\n"
+
+
+def execute(sql: str, path: Path) -> None:
+    """Change a store behind the program's back."""
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(sql)
+    connection.close()
+
+
+def refused(outcome: Outcome, code: int, *says: str) -> None:
+    """Nothing on stdout, one sentence on stderr, and the exit code."""
+    assert (outcome.code, outcome.out) == (code, "")
+    assert outcome.err.startswith("btr-assistant: ")
+    assert outcome.err.count("\n") == 1
+    for words in says:
+        assert words in outcome.err
+
+
+def typed(value: Any) -> Any:
+    """The shape of a JSON value: keys in order, with the type of each; of a list, the shape of its first item."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(value[0])] if value else []
+    return type(value).__name__
+
+
+# what it is for
+
+
+def test_index_then_ask_then_status(run: Run, notes: Path, home: Path) -> None:
+    (notes / "a.md").write_text(f"# Boiler\n\n{BOILER}")
+    outcome = run("index", notes)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "1 notes: 1 indexed, 0 unchanged, 0 removed, 0 failed" in outcome.err
+    outcome = run("ask", QUESTION)
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert "14 March 2024" in lines[0]
+    assert f"[{lines[0]}]" in lines[2]
+    assert lines[3].endswith("a.md:3  Boiler")
+    assert "confidence" in outcome.err
+    outcome = run("status")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"source     {notes}" in outcome.out
+    assert oct((home / "store.db").stat().st_mode & 0o777) == "0o600"
+    assert oct(home.stat().st_mode & 0o777) == "0o700"
+
+
+def test_a_second_index_changes_nothing_and_says_so(run: Run, notes: Path, home: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    run("index", notes)
+    before = contents(home / "store.db")
+    outcome = run("index", notes)
+    assert "0 indexed, 1 unchanged" in outcome.err
+    assert contents(home / "store.db") == before
+    assert run("index", "-q", notes).err == ""
+
+
+def test_a_relative_folder_is_indexed_by_its_full_path(run: Run, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (notes / "a.md").write_text(BOILER)
+    monkeypatch.chdir(notes.parent)
+    run("index", notes.name)
+    assert rows(resolve().store, "SELECT root FROM sources") == [(str(notes),)]
+
+
+def test_what_is_not_in_the_notes_is_said_with_the_closest_passages(run: Run, own_sample: Places) -> None:
+    outcome = run("ask", NOT_IN_NOTES)
+    assert outcome.code == 1
+    assert outcome.out.startswith("Not in your notes.\nClosest passages:\n  ")
+    assert len(outcome.out.splitlines()) == 5
+
+
+def test_an_answer_from_a_file_that_changed_says_so(run: Run, notes: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    run("index", notes)
+    (notes / "a.md").write_text("Changed.\n" + BOILER)
+    outcome = run("ask", QUESTION)
+    assert outcome.code == 0
+    assert outcome.out.endswith("a.md:1  a  (changed since it was indexed)\n")
+
+
+def test_a_store_without_passages_finds_nothing(run: Run, notes: Path) -> None:
+    (notes / "a.md").write_text("")
+    assert run("index", notes).code == 0
+    assert run("search", "boiler") == Outcome(1, "", "Nothing found.\n")
+    assert run("ask", QUESTION).out == "Not in your notes.\n"
+    outcome = run("search", "--json", "boiler")
+    assert (outcome.code, json.loads(outcome.out)["results"]) == (1, [])
+
+
+def test_without_a_command_the_chat_opens_over_the_places_of_the_flags(
+    run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def run_chat(open_assistant: Callable[[], Assistant]) -> None:
+        with open_assistant() as assistant:
+            opened.append(assistant.store.path)
+
+    monkeypatch.setattr("app.chat.run_chat", run_chat)
+    assert run("--store", own_sample.store) == Outcome(0, "", "")
+    assert opened == [own_sample.store]
+    refused(run("--store", own_sample.state / "nowhere.db"), 3, "no notes are indexed yet")
+
+
+def test_help_and_version_need_nothing(run: Run) -> None:
+    assert run("--version") == Outcome(0, f"btr-assistant, version {__version__}\n", "")
+    for arguments in (["-h"], ["index", "-h"], ["ask", "--help"], ["search", "-h"], ["status", "-h"]):
+        outcome = run(*arguments)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "Usage: " in outcome.out
+
+
+# machine-readable output
+
+SOURCE = {
+    "path": "str",
+    "line": "int",
+    "page": "NoneType",
+    "heading": "str",
+    "quote": "str",
+    "start": "int",
+    "end": "int",
+    "stale": "bool",
+}
+ANSWER = {
+    "schema_version": "int",
+    "question": "str",
+    "answer": "str",
+    "confidence": "float",
+    "abstained": "bool",
+    "sources": [SOURCE],
+    "candidates": [{"answer": "str", "confidence": "float", "path": "str", "line": "int"}],
+    "timings_ms": {"retrieve": "float", "load": "float", "read": "float", "total": "float"},
+}
+
+
+def test_ask_json_has_its_shape_and_points_into_the_file(run: Run, own_sample: Places) -> None:
+    outcome = run("ask", "--json", QUESTION)
+    assert (outcome.code, outcome.err) == (0, "")
+    answer = json.loads(outcome.out)
+    assert typed(answer) == ANSWER
+    assert (answer["schema_version"], answer["abstained"]) == (1, False)
+    (source,) = answer["sources"]
+    text = decode(Path(source["path"]).read_bytes())
+    assert text[source["start"] : source["end"]] == answer["answer"]
+    assert source["quote"] in text
+
+
+def test_ask_json_has_the_same_shape_when_it_abstains(run: Run, own_sample: Places) -> None:
+    outcome = run("ask", "--json", NOT_IN_NOTES)
+    assert outcome.code == 1
+    answer = json.loads(outcome.out)
+    assert typed(answer) == ANSWER | {"answer": "NoneType"}
+    assert (answer["answer"], answer["abstained"]) == (None, True)
+
+
+def test_search_json_has_its_shape(run: Run, own_sample: Places) -> None:
+    outcome = run("search", "--json", "-n", "2", " boiler ")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = json.loads(outcome.out)
+    result = {"path": "str", "line": "int", "page": "NoneType", "heading": "str", "text": "str", "score": "float"}
+    assert typed(found) == {"schema_version": "int", "query": "str", "results": [result]}
+    assert (found["schema_version"], found["query"], len(found["results"])) == (1, "boiler", 2)
+
+
+def test_search_prints_a_place_and_a_line_for_each_passage(run: Run, own_sample: Places) -> None:
+    outcome = run("search", "-n", "3", "boiler")
+    assert outcome.code == 0
+    assert len(outcome.out.splitlines()) == 6
+    assert "heating.md:6  Heating > Boiler" in outcome.out
+
+
+def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_sample: Places) -> None:
+    outcome = run("status", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = json.loads(outcome.out)
+    assert typed(found) == {
+        "schema_version": "int",
+        "notes": "int",
+        "passages": "int",
+        "tokens": "int",
+        "failed": "int",
+        "store_bytes": "int",
+        "bytes_per_token": "float",
+        "model": "str",
+        "sources": ["str"],
+    }
+    sizes = "SELECT SUM(LENGTH(bits) + LENGTH(scale) + LENGTH(code)) FROM passages JOIN token_bits ON passage_id = id"
+    ((encoded,),) = rows(own_sample.store, sizes)
+    assert (found["notes"], found["failed"], found["schema_version"]) == (6, 0, 1)
+    assert found["bytes_per_token"] == round(encoded / found["tokens"], 2)
+    assert found["store_bytes"] >= own_sample.store.stat().st_size
+
+
+# many questions
+
+LINES = f"""{QUESTION}
+
+{{"question": "What port does the staging database listen on?", "id": 7}}
+   {NOT_IN_NOTES}\t
+"""
+
+
+def check_batch(outcome: Outcome) -> None:
+    """One object a line, in order, for the three questions."""
+    assert (outcome.code, outcome.err) == (0, "")
+    answers = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [answer["question"] for answer in answers] == [
+        QUESTION,
+        "What port does the staging database listen on?",
+        NOT_IN_NOTES,
+    ]
+    assert all(words in answer["answer"] for words, answer in zip(["14 March 2024", "5433"], answers, strict=False))
+    assert [typed(answer) for answer in answers] == [ANSWER, ANSWER, ANSWER | {"answer": "NoneType"}]
+
+
+@pytest.mark.parametrize("data", [LINES, "\ufeff" + LINES.replace("\n", "\r\n")], ids=["plain", "windows"])
+def test_batch_answers_every_line_of_a_file_in_order(run: Run, own_sample: Places, tmp_path: Path, data: str) -> None:
+    (tmp_path / "questions").write_bytes(data.encode())
+    check_batch(run("ask", "--batch", tmp_path / "questions"))
+
+
+def test_batch_answers_every_line_of_standard_input(
+    run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(LINES.encode()), encoding="ascii"))
+    check_batch(run("ask", "--batch", "-"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b'{"question": 1}', "line 2 has a question that is no text: correct it"),
+        (b'{"query": "x"}', "line 2 is no JSON object with a question: correct it"),
+        (b'{"question": "x"', "line 2 is no JSON object with a question: correct it"),
+        (b'{"question": ""}', "line 2: the question is empty"),
+        (b"x" * 10_001, "line 2: the question has 10,001 characters, at most 10,000"),
+        (b"caf\xe9?", "not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_one_sentence(run: Run, own_sample: Places, tmp_path: Path, line: bytes, says: str) -> None:
+    (tmp_path / "questions").write_bytes(QUESTION.encode() + b"\n" + line + b"\n")
+    outcome = run("ask", "--batch", tmp_path / "questions")
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert [json.loads(answer)["question"] for answer in outcome.out.splitlines()] in ([], [QUESTION])
+
+
+def test_a_batch_without_questions_prints_nothing(run: Run, own_sample: Places, tmp_path: Path) -> None:
+    (tmp_path / "questions").write_text("\n  \n")
+    assert run("ask", "--batch", tmp_path / "questions") == Outcome(0, "", "")
+
+
+@pytest.mark.parametrize("name", ["nothing", "."])
+def test_a_batch_file_that_cannot_be_read_is_refused(run: Run, own_sample: Places, tmp_path: Path, name: str) -> None:
+    refused(run("ask", "--batch", tmp_path / name), 2, "cannot read", "one question a line")
+
+
+# bad input: folders and files
+
+
+def test_a_missing_folder(run: Run, tmp_path: Path, home: Path) -> None:
+    refused(run("index", tmp_path / "nowhere"), 2, "nowhere does not exist: give a folder of notes")
+    assert not home.exists()
+
+
+def test_an_empty_folder_loses_nothing_that_is_stored(run: Run, notes: Path, home: Path, tmp_path: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    run("index", notes)
+    before = contents(home / "store.db")
+    (tmp_path / "empty").mkdir()
+    refused(run("index", tmp_path / "empty"), 2, "empty holds no .md or .txt notes", "nothing was changed")
+    (notes / "a.md").unlink()
+    refused(run("index", notes), 2, "holds no .md or .txt notes: give a folder of notes, nothing was changed")
+    assert contents(home / "store.db") == before
+
+
+def test_a_file_of_another_kind(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
+    refused(run("index", tmp_path / "a.pdf"), 2, "a.pdf is not a note that can be read", "or a folder")
+
+
+def test_files_that_cannot_be_read_are_skipped_and_reported(run: Run, notes: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    (notes / "binary.md").write_bytes(random.Random(0).randbytes(4000))
+    (notes / "link.md").symlink_to("nowhere.md")
+    outcome = run("index", notes)
+    assert (outcome.code, outcome.out) == (5, "")
+    lines = outcome.err.splitlines()
+    assert lines[0] == f"{notes}/binary.md is not text, it holds zero bytes: rename it if it is no note"
+    assert lines[1] == f"{notes}/link.md is gone, or a link that leads nowhere: restore or remove it"
+    assert "3 notes: 1 indexed, 0 unchanged, 0 removed, 2 failed" in lines[2]
+    assert run("index", "-q", notes) == Outcome(5, "", "\n".join(lines[:2]) + "\n")
+    assert run("status", "--failed") == Outcome(0, "\n".join(lines[:2]) + "\n", "")
+    assert json.loads(run("status", "--json").out)["failed"] == 2
+    assert run("ask", QUESTION).code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_keeps_its_earlier_content(run: Run, notes: Path, home: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    run("index", notes)
+    (notes / "a.md").write_text("Changed.\n" + BOILER)
+    (notes / "a.md").chmod(0)
+    outcome = run("index", notes)
+    assert outcome.code == 5
+    assert "cannot be read (Permission denied): check its permissions" in outcome.err
+    assert "14 March 2024" in rows(home / "store.db", "SELECT text FROM passages")[0][0]
+
+
+def test_a_file_whose_opening_fails_keeps_its_earlier_content(
+    run: Run, notes: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (notes / "a.md").write_text(BOILER)
+    (notes / "b.md").write_text("The ladder stands behind the shed.\n")
+    run("index", notes)
+    before = contents(home / "store.db")
+    (notes / "a.md").write_text("Changed.\n" + BOILER)
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "a.md":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    outcome = run("index", notes)
+    assert outcome.code == 5
+    assert f"{notes}/a.md cannot be read (Permission denied): check its permissions" in outcome.err
+    assert contents(home / "store.db") == before
+
+
+def test_invalid_utf8_and_invalid_front_matter_are_indexed(run: Run, notes: Path) -> None:
+    text = "Das Café öffnet früh, und die Brötchen sind süß. Später wird es voll.\n"
+    (notes / "latin.md").write_bytes(text.encode("cp1252"))
+    (notes / "front.md").write_text(f"---\ntitle: [broken\n---\n\n{BOILER}")
+    outcome = run("index", notes)
+    assert outcome.code == 0
+    assert "2 indexed" in outcome.err
+    assert "14 March 2024" in run("ask", QUESTION).out.splitlines()[0]
+    assert "Café öffnet" in run("search", "Brötchen").out
+
+
+# bad input: questions
+
+
+def test_an_empty_question(run: Run, own_sample: Places) -> None:
+    for arguments in (["ask", ""], ["ask", "  \n "], ["search", ""]):
+        refused(run(*arguments), 2, "the question is empty: type what you want to know")
+
+
+def test_no_question_at_all_and_two_kinds_of_them(run: Run, own_sample: Places) -> None:
+    refused(run("ask"), 2, "give a question or --batch FILE")
+    refused(run("ask", QUESTION, "--batch", "-"), 2, "give a question or --batch FILE")
+
+
+def test_a_question_of_ten_thousand_characters_is_read_and_one_more_refused(run: Run, own_sample: Places) -> None:
+    longest = (f"{QUESTION} " * 1000)[:9_999] + "x"
+    assert len(longest) == 10_000
+    outcome = run("ask", "--json", longest)
+    assert outcome.code in (0, 1)
+    assert json.loads(outcome.out)["question"] == longest
+    refused(run("ask", longest + "x"), 2, "has 10,001 characters, at most 10,000 can be read: ask a shorter one")
+    refused(run("search", longest + "x"), 2, "has 10,001 characters")
+
+
+@pytest.mark.parametrize("question", ["?", '"', "NOT", "(boiler* AND", "🐝", "-- --", "\udce9"])
+def test_a_question_that_is_no_question_is_answered_or_not(run: Run, own_sample: Places, question: str) -> None:
+    outcome = run("ask", "--json", "--", question)
+    assert outcome.code in (0, 1)
+    assert typed(json.loads(outcome.out)).keys() == ANSWER.keys()
+
+
+# bad input: stores
+
+
+@pytest.mark.parametrize("arguments", [["ask", QUESTION], ["search", "boiler"], ["status"]])
+def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
+    refused(run(*arguments), 3, "no notes are indexed yet", "run btr-assistant index FOLDER first")
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("arguments", [["ask", QUESTION], ["status"], ["index", "NOTES"]])
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 1: upgrade btr-assistant"]),
+        (
+            "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
+            ["was made with bundle feedfeedfeedfeed", "--store", "--bundle"],
+        ),
+    ],
+    ids=["newer", "other bundle"],
+)
+def test_a_store_that_is_newer_or_of_another_bundle_is_refused_and_kept(
+    run: Run, own_sample: Places, notes: Path, arguments: list[str], sql: str, says: list[str]
+) -> None:
+    (notes / "a.md").write_text("New.")
+    execute(sql, own_sample.store)
+    before = contents(own_sample.store)
+    refused(run(*(str(notes) if argument == "NOTES" else argument for argument in arguments)), 3, *says)
+    assert contents(own_sample.store) == before
+
+
+@pytest.mark.parametrize("arguments", [["ask", QUESTION], ["status"], ["index", "NOTES"]])
+@pytest.mark.parametrize("kind", ["text", "other database", "folder"])
+def test_a_file_that_is_no_store_is_refused_and_kept(
+    run: Run, notes: Path, tmp_path: Path, arguments: list[str], kind: str
+) -> None:
+    (notes / "a.md").write_text("New.")
+    path = tmp_path / "photos.db"
+    if kind == "text":
+        path.write_text("not SQLite at all\n" * 100)
+    elif kind == "other database":
+        execute("CREATE TABLE photos (name TEXT)", path)
+    else:
+        path.mkdir()
+    before = path.read_bytes() if path.is_file() else b""
+    outcome = run("--store", path, *(str(notes) if argument == "NOTES" else argument for argument in arguments))
+    refused(outcome, 3, "photos.db")
+    assert any(words in outcome.err for words in ("--store", "move it away", "run btr-assistant index FOLDER first"))
+    assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_a_damaged_store_is_refused(run: Run, own_sample: Places) -> None:
+    data = bytearray(own_sample.store.read_bytes())
+    data[4096:] = random.Random(0).randbytes(len(data) - 4096)
+    own_sample.store.write_bytes(data)
+    refused(run("ask", QUESTION), 3, "is not a readable store", "move it away")
+
+
+def test_a_place_that_cannot_be_written(run: Run, notes: Path, tmp_path: Path) -> None:
+    (notes / "a.md").write_text("New.")
+    (tmp_path / "file").write_text("x")
+    refused(run("--store", tmp_path / "file" / "store.db", "index", notes), 3, "cannot write", "--store")
+
+
+def test_a_home_that_is_a_file(run: Run, notes: Path, home: Path) -> None:
+    (notes / "a.md").write_text("New.")
+    home.write_text("x")
+    refused(run("index", notes), 3, "cannot write", "set BTR_ASSISTANT_HOME")
+    refused(run("status"), 3, "no notes are indexed yet")
+
+
+def test_a_second_index_run_is_told_to_wait(run: Run, notes: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    with writer_lock(resolve().lock):
+        refused(run("index", notes), 3, "another index run is writing to this store: wait for it to finish")
+    assert run("index", notes).code == 0
+
+
+def test_questions_are_answered_while_another_run_holds_the_lock(run: Run, own_sample: Places) -> None:
+    with writer_lock(resolve().lock):
+        assert run("ask", QUESTION).code == 0
+
+
+# bad input: bundles, devices, flags, configuration
+
+
+@pytest.fixture
+def bundle_copy(tmp_path: Path) -> Path:
+    """A bundle that may be damaged."""
+    return Path(shutil.copytree(EMBEDDED_BUNDLE, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("command", ["ask", "index"])
+def test_a_corrupted_bundle(run: Run, own_sample: Places, notes: Path, bundle_copy: Path, command: str) -> None:
+    (notes / "a.md").write_text("New.")
+    before = contents(own_sample.store)
+    with (bundle_copy / UPPER).open("r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)[0]
+        file.seek(1000)
+        file.write(bytes([byte ^ 1]))
+    outcome = run("--bundle", bundle_copy, command, QUESTION if command == "ask" else notes)
+    refused(outcome, 4, "upper.onnx is damaged, its hash differs", "reinstall btr-assistant or export")
+    assert contents(own_sample.store) == before
+
+
+@pytest.mark.parametrize("arguments", [["ask", QUESTION], ["status"]])
+def test_a_missing_bundle(run: Run, own_sample: Places, tmp_path: Path, arguments: list[str]) -> None:
+    for name in ("nowhere", "home"):
+        outcome = run("--bundle", tmp_path / name, *arguments)
+        refused(outcome, 4, "is not a bundle, it has no manifest.json: give another --bundle")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\x00", b"[]", b"1", b"{}", b'{"format_version": 1}'])
+def test_a_garbage_manifest(run: Run, own_sample: Places, bundle_copy: Path, text: bytes) -> None:
+    (bundle_copy / MANIFEST).write_bytes(text)
+    refused(run("--bundle", bundle_copy, "ask", QUESTION), 4, "manifest.json", "export the bundle again")
+
+
+@pytest.mark.parametrize("device", ["warp", "CPU"])
+def test_an_absent_device_lists_those_present(run: Run, own_sample: Places, notes: Path, device: str) -> None:
+    (notes / "a.md").write_text("New.")
+    for arguments in (["ask", QUESTION], ["index", str(notes)]):
+        outcome = run("--device", device, *arguments)
+        refused(outcome, 2, f"device {device} is not present, ONNX Runtime offers: ", "cpu")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--colour"], ["ask", "--jsn", "x"], ["index"], ["idnex"], ["search"], ["ask", "-n", "0", "x"], ["ask", "a", "b"]],
+)
+def test_flags_and_commands_that_nobody_knows(run: Run, arguments: list[str]) -> None:
+    outcome = run(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Usage: btr-assistant" in outcome.err
+    assert "Error: " in outcome.err
+
+
+def test_a_configuration_that_cannot_be_used(run: Run, home: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text("stroe = '/a'\n")
+    refused(run("status"), 2, "config.toml has the entry stroe", "known are store, bundle, device")
+
+
+# what is printed
+
+
+def test_colour_only_where_it_is_wanted(own_sample: Places, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b" not in run("ask", QUESTION).out
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda stream, color: color is False)  # a terminal
+    assert run("ask", QUESTION).out.startswith("\x1b[1m")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in run("ask", QUESTION).out
+
+
+def test_control_characters_of_notes_never_reach_the_terminal(run: Run, notes: Path) -> None:
+    text = "# Boiler \x1b[31m\r\n\r\n" + BOILER.replace("cellar was", "cellar\r\nwas\x07")
+    (notes / "a\x1b[2J.md").write_bytes(text.encode())
+    run("index", notes)
+    for arguments in (["ask", QUESTION], ["search", "boiler"], ["ask", NOT_IN_NOTES]):
+        printed = run(*arguments).out.replace("\n", "")
+        assert printed.isprintable()
+        assert "Boiler" in printed
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_of_a_terminal_and_leaves_nothing_behind() -> None:
+    stream = Terminal()
+    show = _ProgressLine(stream, quiet=False)
+    for done, seconds in ((1, 0.2), (2, 0.21), (3, 0.5), (1000, 0.51)):
+        show(Progress(done, 1000, 0, seconds, "/a.md"))
+    show.end()
+    lines = stream.getvalue().split("\r\x1b[K")
+    assert [line.partition(" notes")[0] for line in lines] == ["", "1 of 1,000", "3 of 1,000", "1,000 of 1,000", ""]
+    assert lines[1].endswith("5 notes/s · 3:20 left")
+
+
+@pytest.mark.parametrize(("stream", "quiet"), [(io.StringIO(), False), (Terminal(), True)])
+def test_progress_is_silent_in_a_pipe_and_when_told_so(stream: io.StringIO, quiet: bool) -> None:
+    show = _ProgressLine(stream, quiet)
+    show(Progress(1, 1, 0, 1.0, "/a.md"))
+    show.end()
+    assert stream.getvalue() == ""
+
+
+def test_a_path_is_shown_as_short_as_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "here")
+    assert short(str(tmp_path / "here" / "a.md")) == "a.md"
+    assert short(str(tmp_path / "b.md")) == "~/b.md"
+    assert short("/etc/c.md") == "/etc/c.md"
+
+
+def test_a_quote_is_split_around_its_answer() -> None:
+    source = Source("/a.md", 1, None, "", "one two three", 4, 7, False)
+    assert split_quote("two", source) == ("one ", "two", " three")
+
+
+# real processes
+
+PROGRAM = [sys.executable, "-c", "from app.cli import main; main()"]
+
+
+def process(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program as the shell starts it."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_a_process_answers_from_notes_that_another_one_indexed(notes: Path) -> None:
+    (notes / "a.md").write_text(f"# Boiler 🔥\n\n{BOILER}")
+    indexed = process("index", notes)
+    assert (indexed.returncode, indexed.stdout) == (0, "")
+    assert "\r" not in indexed.stderr  # no progress into a pipe
+    answered = process("ask", QUESTION)
+    assert answered.returncode == 0
+    assert "14 March 2024" in answered.stdout.splitlines()[0]
+    narrow = process("ask", QUESTION, PYTHONIOENCODING="latin-1")
+    assert (narrow.returncode, narrow.stderr.count("Traceback")) == (0, 0)
+    assert "Boiler ?" in narrow.stdout
+
+
+def test_a_process_that_fails_says_one_sentence(home: Path) -> None:
+    failed = process("ask", QUESTION)
+    assert (failed.returncode, failed.stdout) == (3, "")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGKILL", -9)])
+def test_an_index_run_that_is_stopped_keeps_its_notes_and_the_next_one_finishes(
+    run: Run, notes: Path, home: Path, name: str, code: int
+) -> None:
+    for i in range(150):
+        (notes / f"note{i:03d}.md").write_text(f"# Note {i}\n\nThis is note number {i}, with a few words.\n" * 3)
+    running = subprocess.Popen(
+        [*PROGRAM, "index", str(notes)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & would have it ignored
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not stored(home / "store.db"):
+            time.sleep(0.01)
+        running.send_signal(getattr(signal, name))
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == code
+    if name == "SIGINT":
+        assert "interrupted; every note finished so far is kept, run it again to go on" in err
+    assert "Traceback" not in err
+    kept = stored(home / "store.db")
+    assert 0 < kept < 150
+    outcome = run("index", notes)
+    assert outcome.code == 0
+    assert f"150 notes: {150 - kept} indexed, {kept} unchanged, 0 removed, 0 failed" in outcome.err
+
+
+def stored(path: Path) -> int:
+    """How many notes a store holds; none where there is no store yet."""
+    try:
+        return int(rows(path, "SELECT COUNT(*) FROM documents")[0][0])
+    except sqlite3.OperationalError:
+        return 0
