@@ -22,7 +22,7 @@ from app.places import Places
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
 from store.errors import UsageError
-from store.tokens import StoredPassage, TokenStore
+from store.tokens import Counts, StoredPassage, TokenStore
 
 SCHEMA_VERSION = 1
 """Of the JSON that `ask`, `search` and `status` print."""
@@ -30,6 +30,7 @@ PASSAGES_READ = 20
 MAX_QUESTION_CHARACTERS = 10_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\w\"'(\[`*])|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s?)")
 _MAX_QUOTE = 400
+_HEADING_LINES = re.compile(r"(?:#{1,6}[ \t][^\n]*\n\s*)+")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Source:
     heading: str
     quote: str
     """The sentence around the answer, exactly as in the file."""
+    quote_start: int
+    """Character offset of the quote in the file's text; not part of the JSON."""
     start: int
     """Character offset of the answer in the file's text; of the quote, where nothing was answered."""
     end: int
@@ -91,7 +94,10 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """As `ask --json` prints it."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        answer = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        for source in answer["sources"]:
+            del source["quote_start"]
+        return answer
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,15 @@ class Assistant:
             timings_ms=Timings(*(round(t, 1) for t in ms)),
         )
 
+    def warm(self) -> None:
+        """Load the graphs and the code matrix, so that the first question does not wait for them."""
+        self.ask("ready?", passages=1)
+
+    def counts(self) -> Counts:
+        """How much the store holds now."""
+        with self._lock:
+            return self.store.counts()
+
     def search(self, query: str, limit: int = 10) -> list[SearchResult]:
         """
         The best passages for a query, without reading them.
@@ -200,7 +215,7 @@ class Assistant:
         for span in spans:
             passage = found[span.passage]
             text = passage.text[span.start : span.end]
-            line = _line(passage, span)
+            line = _line(passage, span.start)
             confidence = round(span.confidence(null_logit), 4)
             candidates.setdefault(text.casefold(), Candidate(text, confidence, passage.path, line))
         return list(candidates.values())[:5]
@@ -209,31 +224,35 @@ class Assistant:
         first, last = quote_around(passage.text, span.start, span.end)
         return Source(
             path=passage.path,
-            line=_line(passage, span),
+            line=_line(passage, span.start),
             page=passage.page,
             heading=passage.heading,
             quote=passage.text[first:last],
+            quote_start=passage.start + first,
             start=passage.start + span.start,
             end=passage.start + span.end,
             stale=is_stale(passage),
         )
 
     def _closest(self, passage: StoredPassage) -> Source:
-        first, last = quote_around(passage.text, 0, 1)
+        below = _HEADING_LINES.match(passage.text)
+        content = below.end() if below and below.end() < len(passage.text) else 0
+        first, last = quote_around(passage.text, content, content + 1)
         return Source(
             path=passage.path,
-            line=passage.line,
+            line=_line(passage, first),
             page=passage.page,
             heading=passage.heading,
             quote=passage.text[first:last],
+            quote_start=passage.start + first,
             start=passage.start + first,
             end=passage.start + last,
             stale=is_stale(passage),
         )
 
 
-def _line(passage: StoredPassage, span: Span) -> int:
-    return passage.line - 1 + LineMap(passage.text).line(span.start)
+def _line(passage: StoredPassage, start: int) -> int:
+    return passage.line - 1 + LineMap(passage.text).line(start)
 
 
 def check_question(question: str) -> str:

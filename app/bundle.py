@@ -95,7 +95,10 @@ class Bundle:
         """The tokenizer, without truncation or padding."""
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+        try:
+            return Tokenizer.from_file(str(self.folder / TOKENIZER))
+        except Exception as error:  # the library raises no type of its own
+            raise ModelError(f"{self.folder / TOKENIZER} cannot be read ({error}): export the bundle again") from error
 
     @cached_property
     def _lower(self) -> InferenceSession:

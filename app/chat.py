@@ -31,8 +31,7 @@ from textual.widgets import Footer, Input, LoadingIndicator, Static
 from textual.worker import get_current_worker
 
 from app.assistant import Answer, Assistant, Candidate, Source
-from app.cli import short
-from app.documents import DocumentError, decode
+from app.display import plain, short
 from app.reader import Cancelled
 from store.errors import BtrError
 
@@ -41,7 +40,6 @@ PROMPT = "Ask your notes"
 NO_QUESTION = "Type a question first, then press Enter"
 OPENING = "opening your notes…"
 READING = "reading…"
-WARM_UP = "ready?"
 DETAILS = "Show or hide timings and other candidates"
 OPEN = "Open the last source in your editor"
 COPY = "Copy the last answer"
@@ -50,7 +48,6 @@ _LONGEST_ECHO = 300
 """Characters of a question or of a closest passage that a card repeats."""
 _LEVELS = ((0.9, "very likely"), (0.75, "likely"), (0.5, "possible"), (0.25, "unlikely"), (0.0, "very unlikely"))
 """(Lowest confidence, its words), best first; the bar has as many marks as there are levels."""
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
 _GOTO_EDITORS = {"code", "code-insiders", "codium", "cursor", "windsurf"}
 """Editors that take `--goto path:line`; all others are given the `+line path` of vi, nano and emacs."""
 
@@ -85,7 +82,7 @@ class AssistantEngine:
 
     def status(self) -> str:
         """How much is indexed."""
-        counts = self.assistant.store.counts()
+        counts = self.assistant.counts()
         if not counts.notes:
             return "no notes yet: run btr-assistant index FOLDER"
         return f"{counts.notes:,} notes · {counts.passages:,} passages · all local"
@@ -103,7 +100,7 @@ def run_chat(open_assistant: Callable[[], Assistant], *, headless: bool = False)
 
         def open_engine() -> Engine:
             assistant = opened.enter_context(open_assistant())
-            assistant.ask(WARM_UP, passages=1)  # graphs load when first used: while the first question is being typed
+            assistant.warm()  # while the first question is being typed
             return AssistantEngine(assistant)
 
         app = ChatApp(open_engine)
@@ -168,7 +165,6 @@ class Card(Vertical):
         self.answer: Answer | None = None
         self.waiting = True
         self._waiting_for = waiting_for
-        self._place: int | None = None
         self._note = ""
 
     def wait_for(self, what: str) -> None:
@@ -176,10 +172,10 @@ class Card(Vertical):
         self._waiting_for = what
         self.refresh(recompose=True)
 
-    def show_answer(self, answer: Answer, place: int | None) -> None:
-        """Show an answer, or that there is none; `place` is the answer's first character in its quote."""
+    def show_answer(self, answer: Answer) -> None:
+        """Show an answer, or that there is none."""
         if self.waiting:
-            self.answer, self._place = answer, place
+            self.answer = answer
             self._finish()
 
     def show_note(self, note: str) -> None:
@@ -201,10 +197,10 @@ class Card(Vertical):
         elif self.answer is None:
             yield Static(plain(self._note), markup=False, classes="note")
         else:
-            yield from _answered(self.answer, self._place)
+            yield from _answered(self.answer)
 
 
-def _answered(answer: Answer, place: int | None) -> Iterator[Static]:
+def _answered(answer: Answer) -> Iterator[Static]:
     """The parts of a card that has its answer."""
     if answer.answer is None:
         yield Static("Not in your notes.", classes="answer")
@@ -217,7 +213,7 @@ def _answered(answer: Answer, place: int | None) -> Iterator[Static]:
     else:
         source = answer.sources[0]
         yield Static(plain(answer.answer), markup=False, classes="answer")
-        yield Static(marked_quote(source.quote, place, len(answer.answer)), classes="quote")
+        yield Static(marked_quote(source), classes="quote")
         yield Static(source_line(source), classes="source")
         yield Static(f"{likelihood(answer.confidence)} · {answer.timings_ms.total:,.0f} ms", classes="facts dim")
     yield Static(_details(answer), classes="details dim")
@@ -239,22 +235,16 @@ def _candidate_line(candidate: Candidate) -> Content:
     return Content.assemble(f"{candidate.confidence:4.0%}  ", (plain(candidate.answer), "bold"), f"  {place}")
 
 
-def plain(text: str, longest: int | None = None) -> str:
-    """Text on one line, each control character a space (so offsets stay), cut to a length if one is given."""
-    text = text.translate(_CONTROLS)
-    return text if longest is None or len(text) <= longest else text[: longest - 1].rstrip() + "…"
-
-
 def likelihood(confidence: float) -> str:
     """A confidence 0..1 as words and a bar."""
     rank = next((rank for rank, (lowest, _) in enumerate(_LEVELS) if confidence >= lowest), len(_LEVELS) - 1)
     return f"{_LEVELS[rank][1]} {'▰' * (len(_LEVELS) - rank)}{'▱' * rank}"
 
 
-def marked_quote(quote: str, place: int | None, length: int) -> Content:
-    """A quote with the answer marked, where its place is known."""
-    content = Content(plain(quote))
-    return content if place is None else content.stylize("bold underline", place, place + length)
+def marked_quote(source: Source) -> Content:
+    """The quote of an answer with the answer marked."""
+    first, last = source.start - source.quote_start, source.end - source.quote_start
+    return Content(plain(source.quote)).stylize("bold underline", first, last)
 
 
 def source_line(source: Source) -> Content:
@@ -263,27 +253,6 @@ def source_line(source: Source) -> Content:
     stale = (" · ", ("changed since indexed", "bold $text-warning")) if source.stale else ()
     heading = (("  " + plain(source.heading), "dim"),) if source.heading else ()
     return Content.assemble((plain(short(source.path)) + place, "$text-primary"), *stale, *heading)
-
-
-def place_in_quote(answer: str, source: Source) -> int | None:
-    """
-    First character of the answer in its quote.
-
-    Where the quote has the same words more than once, the file says which of them the offsets mean.
-    """
-    first = source.quote.find(answer)
-    if first < 0:
-        return None
-    if source.quote.find(answer, first + 1) < 0:
-        return first
-    try:
-        text = decode(Path(source.path).read_bytes())
-    except (OSError, DocumentError):
-        return first
-    reach = len(source.quote)
-    begin = text.find(source.quote, max(0, source.end - reach), source.start + reach)
-    place = source.start - begin
-    return place if begin >= 0 and source.quote.startswith(answer, place) else first
 
 
 def editor_command(environment: Mapping[str, str], path: str, line: int) -> list[str] | None:
@@ -357,7 +326,6 @@ class ChatApp(App[None], inherit_bindings=False):
 
         card: Card
         answer: Answer
-        place: int | None
 
     @dataclass
     class Refused(Message):
@@ -441,19 +409,18 @@ class ChatApp(App[None], inherit_bindings=False):
         worker = get_current_worker()
         try:
             answer = engine.ask(card.question, cancelled=lambda: worker.is_cancelled)
-            place = None if answer.answer is None else place_in_quote(answer.answer, answer.sources[0])
         except Cancelled:
             return
         except BtrError as error:
             outcome: Message = self.Refused(card, error)
         else:
-            outcome = self.Answered(card, answer, place)
+            outcome = self.Answered(card, answer)
         if not worker.is_cancelled:
             self.post_message(outcome)
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:
-        message.card.show_answer(message.answer, message.place)
+        message.card.show_answer(message.answer)
 
     @on(Refused)
     def _refused(self, message: Refused) -> None:

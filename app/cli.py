@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import __version__
+from app.display import plain, short
 from app.places import Places, resolve
 from store.errors import BtrError, UsageError
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 NOTHING_FOUND, FILES_FAILED, INTERRUPTED = 1, 5, 130
 
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -82,7 +82,7 @@ def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
         finally:
             show.end()
     for path, reason in report.failed:
-        click.echo(f"{_flat(path)} {reason}", err=True)
+        click.echo(f"{plain(path)} {reason}", err=True)
     if not quiet:
         pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
         click.echo(
@@ -148,8 +148,8 @@ def search(places: Places, query: str, as_json: bool, limit: int) -> None:
         print_json({"schema_version": SCHEMA_VERSION, "query": query.strip(), "results": rows})
     for result in () if as_json else results:
         click.secho(f"{short(result.path)}:{result.line}", fg="cyan", nl=False)
-        click.secho(f"  {_flat(result.heading)}", dim=True)
-        click.echo("    " + " ".join(_flat(result.text).split())[:200])
+        click.secho(f"  {plain(result.heading)}", dim=True)
+        click.echo("    " + " ".join(plain(result.text).split())[:200])
     if not results:
         if not as_json:
             click.echo("Nothing found.", err=True)
@@ -189,7 +189,7 @@ def status(places: Places, as_json: bool, failed: bool) -> None:
         return
     if failed:
         for path, reason in failures:
-            click.echo(f"{_flat(path)} {reason}")
+            click.echo(f"{plain(path)} {reason}")
         return
     click.echo(f"notes      {counts.notes:,} ({counts.failed:,} failed)")
     click.echo(f"passages   {counts.passages:,}")
@@ -205,51 +205,28 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def short(path: str) -> str:
-    """A path as a person would write it: relative to here or to home, where that is shorter, on one line."""
-    options = [path]
-    home = os.path.expanduser("~")
-    if path.startswith(home + os.sep):
-        options.append("~" + path[len(home) :])
-    here = os.getcwd()
-    if path.startswith(here + os.sep):
-        options.append(os.path.relpath(path, here))
-    return _flat(min(options, key=len))
-
-
 def _print_answer(answer: Answer) -> None:
     if answer.answer is None:
         click.echo("Not in your notes.")
         if answer.sources:
             click.echo("Closest passages:")
         for source in answer.sources:
-            click.echo(f"  {short(source.path)}:{source.line}  {_flat(source.heading)}{_stale(source)}")
+            click.echo(f"  {short(source.path)}:{source.line}  {plain(source.heading)}{_stale(source)}")
     else:
         source = answer.sources[0]
-        click.secho(_flat(answer.answer), bold=True)
+        click.secho(plain(answer.answer), bold=True)
         click.echo()
-        before, span, after = split_quote(answer.answer, source)
-        click.echo("  " + _flat(before), nl=False)
-        click.secho(f"[{_flat(span)}]", bold=True, nl=False)
-        click.echo(_flat(after))
-        click.echo(f"  {short(source.path)}:{source.line}  {_flat(source.heading)}{_stale(source)}")
+        quote, first = plain(source.quote), source.start - source.quote_start
+        last = first + len(answer.answer)
+        click.echo("  " + quote[:first], nl=False)
+        click.secho(f"[{quote[first:last]}]", bold=True, nl=False)
+        click.echo(quote[last:])
+        click.echo(f"  {short(source.path)}:{source.line}  {plain(source.heading)}{_stale(source)}")
     timings = answer.timings_ms
     click.echo(
         f"  confidence {answer.confidence:.0%} · {timings.total:.0f} ms: retrieve {timings.retrieve:.0f}, "
-        f"load {timings.load:.0f}, read {timings.read:.0f}",
-        err=True,
+        f"load {timings.load:.0f}, read {timings.read:.0f}"
     )
-
-
-def split_quote(answer: str, source: Source) -> tuple[str, str, str]:
-    """The quote before the answer, the answer, and the quote after it."""
-    at = source.quote.find(answer)
-    return source.quote[:at], answer, source.quote[at + len(answer) :]
-
-
-def _flat(text: str) -> str:
-    """Text on one line, without the control characters that would steer the terminal."""
-    return text.replace("\r\n", " ").translate(_CONTROLS)
 
 
 def _stale(source: Source) -> str:

@@ -163,10 +163,7 @@ def _known(store: TokenStore, root: Path) -> dict[str, StoredDocument]:
     """Every document stored from a folder or file, by path, whichever source it was added for: folders may overlap."""
     inside = str(root).rstrip(os.sep) + os.sep
     return {
-        path: document
-        for source in store.sources()
-        for path, document in store.documents(store.add_source(source)).items()
-        if path == str(root) or path.startswith(inside)
+        path: document for path, document in store.documents().items() if path == str(root) or path.startswith(inside)
     }
 
 

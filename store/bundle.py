@@ -21,6 +21,10 @@ MANIFEST = "manifest.json"
 TOKENIZER, LOWER, UPPER = "tokenizer.json", "lower.onnx", "upper.onnx"
 DECIDES_STORED_BITS = ("reader", "hidden_size", "split_layer", "bits", "code_bits", "binarizer", "passage_tokens")
 READERS = ("extractive", "generative")
+SIZES = (
+    "hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens", "question_tokens",
+    "heading_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,14 @@ def read_manifest(folder: Path) -> Manifest:
         odd = ", ".join(sorted(names ^ set(data)))
         raise ModelError(f"{path} has missing or unknown entries ({odd}): export the bundle again")
     manifest = Manifest(**data)
-    for name in ("hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens"):
+    for name in SIZES:
         value = getattr(manifest, name)
-        if not isinstance(value, int) or value <= 0:
+        if type(value) is not int or value <= 0:
             raise ModelError(f"{path} says {name} is {value!r}, not a positive number: export the bundle again")
+    if not isinstance(manifest.files, dict) or not {TOKENIZER, LOWER, UPPER} <= set(manifest.files):
+        raise ModelError(f"{path} does not list the files of a bundle: export the bundle again")
+    if type(manifest.null_logit) not in (int, float) or not isinstance(manifest.name, str):
+        raise ModelError(f"{path} has a null_logit or a name of the wrong type: export the bundle again")
     if manifest.reader not in READERS or manifest.bits % 8 or manifest.code_bits % 8:
         raise ModelError(f"{path} describes a reader that this version cannot run: export the bundle again")
     return manifest

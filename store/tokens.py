@@ -316,16 +316,10 @@ class TokenStore:
         """Every folder or file that was indexed."""
         return [row[0] for row in self._rows("SELECT root FROM sources ORDER BY root")]
 
-    def documents(self, source_id: int) -> dict[str, StoredDocument]:
-        """Every document of a source, by path."""
-        sql = "SELECT id, path, content_hash, size, mtime_ns FROM documents WHERE source_id = ?"
-        return {row[1]: StoredDocument(*row) for row in self._rows(sql, (source_id,))}
-
-    def document(self, path: str) -> StoredDocument | None:
-        """The document stored under a path, whichever source it came from."""
-        sql = "SELECT id, path, content_hash, size, mtime_ns FROM documents WHERE path = ?"
-        rows = self._rows(sql, (path,))
-        return StoredDocument(*rows[0]) if rows else None
+    def documents(self) -> dict[str, StoredDocument]:
+        """Every document, by path."""
+        sql = "SELECT id, path, content_hash, size, mtime_ns FROM documents"
+        return {row[1]: StoredDocument(*row) for row in self._rows(sql)}
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""

@@ -7,7 +7,13 @@ from benchmarks.accuracy import f1, normalise
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("The Boiler!", "boiler"), ("  a  cat,  an owl ", "cat owl"), ("theatre", "theatre"), ("5,433", "5433"), ("the", "")],
+    [
+        ("The Boiler!", "boiler"),
+        ("  a  cat,  an owl ", "cat owl"),
+        ("theatre", "theatre"),
+        ("5,433", "5433"),
+        ("the", ""),
+    ],
 )
 def test_normalisation_is_squads(text: str, expected: str) -> None:
     assert normalise(text) == expected

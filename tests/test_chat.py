@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from textual.content import Content
@@ -25,15 +24,14 @@ from app.chat import (
     QuestionBox,
     editor_command,
     likelihood,
-    place_in_quote,
-    plain,
+    marked_quote,
     run_chat,
 )
 from app.reader import Cancelled
 from store.errors import StoreError, UsageError
 
 QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
-SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, 112, 120, stale=False)
+SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, 100, 112, 120, stale=False)
 ANSWER = Answer(
     question="when?",
     answer="14 March",
@@ -218,7 +216,7 @@ async def test_an_answer_that_comes_after_the_cancel_is_dropped() -> None:
     async with ChatApp(lambda: engine).run_test() as pilot:
         await ask(pilot, "slow")
         await pilot.press("escape")
-        pilot.app.post_message(ChatApp.Answered(cards(pilot)[0], ANSWER, 0))
+        pilot.app.post_message(ChatApp.Answered(cards(pilot)[0], ANSWER))
         await pilot.pause()
         assert text(cards(pilot)[0]) == "You  slow\ncancelled"
 
@@ -346,15 +344,10 @@ def test_the_editor_is_started_at_the_line() -> None:
     assert editor_command({"EDITOR": "code --wait"}, "/a.md", 7) == ["code", "--wait", "--goto", "/a.md:7"]
 
 
-def test_the_file_says_which_of_several_occurrences_is_the_answer(tmp_path: Path) -> None:
-    note = tmp_path / "note.md"
-    note.write_text("May was wet. In May we left, in May we came back.", encoding="utf-8")
+def test_of_several_occurrences_the_answers_own_is_marked() -> None:
     quote = "In May we left, in May we came back."
-    source = replace(SOURCE, path=str(note), quote=quote, start=32, end=35)
-    assert place_in_quote("May", source) == quote.rindex("May")
-    assert place_in_quote("May", replace(source, start=16, end=19)) == quote.index("May")
-    assert place_in_quote("May", replace(source, path=str(tmp_path / "gone.md"))) == quote.index("May")
-    assert place_in_quote("June", source) is None
+    marked = marked_quote(replace(SOURCE, quote=quote, quote_start=13, start=32, end=35))
+    assert [(span.start, span.end) for span in marked.spans] == [(quote.rindex("May"), quote.rindex("May") + 3)]
 
 
 def test_confidence_is_said_in_words_that_match_the_bar() -> None:
@@ -365,8 +358,3 @@ def test_confidence_is_said_in_words_that_match_the_bar() -> None:
         "unlikely ▰▰▱▱▱",
         "very unlikely ▰▱▱▱▱",
     ]
-
-
-def test_plain_text_keeps_its_offsets() -> None:
-    assert plain("a\r\n\x1b\x9b\u2028b") == "a     b"
-    assert plain("x" * 20, 10) == "x" * 9 + "…"

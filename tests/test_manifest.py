@@ -69,7 +69,20 @@ def test_garbage_for_a_manifest_is_one_sentence(tmp_path: Path, text: str) -> No
 
 @pytest.mark.parametrize(
     ("entry", "value"),
-    [("format_version", 2), ("bits", 12), ("bits", "16"), ("reader", "oracle"), ("split_layer", 0), ("extra", 1)],
+    [
+        ("format_version", 2),
+        ("bits", 12),
+        ("bits", "16"),
+        ("reader", "oracle"),
+        ("split_layer", 0),
+        ("extra", 1),
+        ("files", []),
+        ("files", {}),
+        ("null_logit", "0"),
+        ("heading_tokens", -1),
+        ("bits", True),
+        ("name", None),
+    ],
 )
 def test_an_entry_that_cannot_be_is_refused(tmp_path: Path, entry: str, value: object) -> None:
     changed = {**asdict(manifest(tmp_path)), entry: value}

@@ -1,0 +1,28 @@
+"""How paths and text from notes are shown on a terminal: on one line, with nothing that could steer it."""
+
+from __future__ import annotations
+
+import os
+
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
+
+
+def plain(text: str, longest: int | None = None) -> str:
+    """Text on one line, each control character a space (so offsets stay), cut to a length if one is given."""
+    text = text.translate(_CONTROLS)
+    return text if longest is None or len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def short(path: str) -> str:
+    """A path as a person would write it: relative to here or to home, where that is shorter."""
+    options = [path]
+    home = os.path.expanduser("~")
+    if path.startswith(home + os.sep):
+        options.append("~" + path[len(home) :])
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # the folder we were started in is gone
+        here = home
+    if path.startswith(here + os.sep):
+        options.append(os.path.relpath(path, here))
+    return plain(min(options, key=len))
