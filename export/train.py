@@ -159,7 +159,7 @@ class Trainer:
         """Train to the last step; returns the last dev figures."""
         config = self.config
         figures: dict[str, float] = {}
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05)
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05, disable=None)
         mean = 0.0
         for batch in self._batches(train):
             if not self.binarized and self.step >= config.binarize_from * config.steps:
@@ -171,7 +171,7 @@ class Trainer:
             if self.step % eval_every == 0 or self.step == config.steps:
                 figures = evaluate(self.reader, dev, self.binarized, self.device)
                 self._log({"step": self.step, "loss": round(mean, 4), "bits": self.binarized, **figures})
-                bar.write(f"step {self.step}: loss {mean:.3f}, dev {figures}")
+                tqdm.write(f"step {self.step}: loss {mean:.3f}, dev {figures}")
             if self.step % save_every == 0 or self.step == config.steps:
                 self.save()
         bar.close()

@@ -155,6 +155,15 @@ def test_a_few_steps_lower_the_loss_through_the_bits(folder: Path, tmp_path: Pat
     assert figures["f1"] == 100.0
 
 
+def test_a_run_in_bfloat16_learns_as_well(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU, or a CPU with AMX, does by itself."""
+    monkeypatch.setattr("export.train._fast_bfloat16", lambda device: True)
+    data = [folder / "train.jsonl"]
+    config = TrainConfig(steps=120, window=40, negatives=0.0, lr=2e-3, binarize_from=0.3, teacher_every=9)
+    figures = train(folder / "bert", data, data, tmp_path / "run", SPLIT, config, eval_every=120, save_every=120)
+    assert figures["f1"] > 80
+
+
 def test_a_run_with_other_options_is_refused(folder: Path, tmp_path: Path) -> None:
     data = [folder / "train.jsonl"]
     train(
