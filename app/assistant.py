@@ -12,14 +12,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.bundle import Bundle
-from app.documents import DocumentError, LineMap, decode, encodable
+from app.documents import DocumentError, LineMap, encodable, read_bytes
 from app.places import Places
-from app.reader import ExtractiveReader, PassageBits, Reader, Span
+from app.reader import ExtractiveReader, PassageBits, Reader, Span, probabilities
 from app.retriever import Retriever
 from store.errors import UsageError
 from store.tokens import Counts, StoredPassage, TokenStore
@@ -84,7 +84,7 @@ class Answer:
     answer: str | None
     """None: not in your notes."""
     confidence: float
-    """Of the best span, 0..1, whether or not it was answered."""
+    """Of the best answer against all others and none, 0..1, whether or not it was given."""
     abstained: bool
     sources: list[Source]
     """Of the answer; the closest passages where there is none."""
@@ -159,17 +159,17 @@ class Assistant:
         with self._lock:
             began = time.perf_counter()
             encoded = self.bundle.encode_question(question)
-            hits = self._retriever.retrieve(question, encoded.code, passages)
-            retrieved = time.perf_counter()
-            found = self.store.passages([hit.passage_id for hit in hits])
-            bits = self.store.token_bits([passage.id for passage in found])
-            found = [passage for passage in found if passage.id in bits]
+            with self.store.snapshot():
+                hits = self._retriever.retrieve(question, encoded.code, passages)
+                retrieved = time.perf_counter()
+                found = self.store.passages([hit.passage_id for hit in hits])
+                bits = self.store.token_bits([passage.id for passage in found])
             inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
             loaded = time.perf_counter()
             spans = self._reader.read(encoded, inputs, cancelled)
             read = time.perf_counter()
         null_logit = self.bundle.manifest.null_logit
-        candidates = self._candidates(found, spans, null_logit)
+        candidates = self._candidates(found, spans, probabilities(spans, null_logit))
         answered = bool(spans) and spans[0].score > null_logit
         if answered:
             sources = [self._source(found[spans[0].passage], spans[0])]
@@ -203,21 +203,25 @@ class Assistant:
             UsageError: If the query is empty or longer than 10,000 characters.
         """
         query = check_question(query)
-        with self._lock:
-            hits = self._retriever.retrieve(query, self.bundle.encode_question(query).code, limit)
+        code = self.bundle.encode_question(query).code
+        with self._lock, self.store.snapshot():
+            hits = self._retriever.retrieve(query, code, limit)
             scores = {hit.passage_id: hit.score for hit in hits}
             found = self.store.passages(list(scores))
         return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
 
-    def _candidates(self, found: Sequence[StoredPassage], spans: Sequence[Span], null_logit: float) -> list[Candidate]:
-        """The best spans, one for each different answer, five at most."""
+    def _candidates(
+        self, found: Sequence[StoredPassage], spans: Sequence[Span], probability: Sequence[float]
+    ) -> list[Candidate]:
+        """The best spans, one for each different answer with the probability of all its spans, five at most."""
         candidates: dict[str, Candidate] = {}
-        for span in spans:
+        for span, confidence in zip(spans, probability, strict=True):
             passage = found[span.passage]
             text = passage.text[span.start : span.end]
-            line = _line(passage, span.start)
-            confidence = round(span.confidence(null_logit), 4)
-            candidates.setdefault(text.casefold(), Candidate(text, confidence, passage.path, line))
+            first = candidates.get(text.casefold())
+            if first is None:
+                first = Candidate(text, 0.0, passage.path, _line(passage, span.start))
+            candidates[text.casefold()] = replace(first, confidence=round(first.confidence + confidence, 4))
         return list(candidates.values())[:5]
 
     def _source(self, passage: StoredPassage, span: Span) -> Source:
@@ -289,17 +293,8 @@ def quote_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 def is_stale(passage: StoredPassage) -> bool:
     """Whether the file of a passage is gone, or holds other bytes than those that were indexed."""
-    path = Path(passage.path)
     try:
-        stat = path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (passage.size, passage.mtime_ns):
-            return False
-        data = path.read_bytes()
-    except OSError:
-        return True
-    if hashlib.sha256(data).hexdigest() != passage.content_hash:
-        return True
-    try:
-        return decode(data)[passage.start : passage.end] != passage.text
+        data = read_bytes(Path(passage.path))
     except DocumentError:
         return True
+    return hashlib.sha256(data).hexdigest() != passage.content_hash

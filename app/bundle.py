@@ -8,6 +8,7 @@ each product by its whole input, so a passage's bits would otherwise depend on w
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,14 +26,9 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "directml": "DmlExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-"""Device name -> ONNX Runtime provider."""
+CPU = "CPUExecutionProvider"
+REMOTE = {"AzureExecutionProvider"}
+"""Providers that would send data elsewhere: never offered."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,8 @@ class Bundle:
 
     def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
         self.folder, self.manifest, self.device, self.threads = folder, manifest, device, threads
+        self._sessions: dict[str, InferenceSession] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu", threads: int | None = None) -> Bundle:
@@ -86,8 +84,8 @@ class Bundle:
         if manifest.reader != "extractive":
             raise ModelError(f"bundle {folder} holds a {manifest.reader} reader, this version runs extractive ones")
         verify(folder, manifest)
-        if device != "cpu":
-            check_device(device)
+        if device != "cpu" and device not in devices():
+            raise UsageError(f"device {device} is not present, ONNX Runtime offers: {', '.join(devices())}")
         return cls(folder, manifest, device, threads or os.cpu_count() or 1)
 
     @cached_property
@@ -100,26 +98,36 @@ class Bundle:
         except Exception as error:  # the library raises no type of its own
             raise ModelError(f"{self.folder / TOKENIZER} cannot be read ({error}): export the bundle again") from error
 
-    @cached_property
+    @property
     def _lower(self) -> InferenceSession:
         return self._session(LOWER)
 
-    @cached_property
+    @property
     def _upper(self) -> InferenceSession:
         return self._session(UPPER)
 
     def _session(self, name: str) -> InferenceSession:
+        with self._opening:
+            if name not in self._sessions:
+                self._sessions[name] = self._open_session(name)
+            return self._sessions[name]
+
+    def _open_session(self, name: str) -> InferenceSession:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # parallel over passages instead, see above
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        providers = list(dict.fromkeys([PROVIDERS[self.device], PROVIDERS["cpu"]]))
+        provider = devices()[self.device] if self.device != "cpu" else CPU
+        providers = list(dict.fromkeys([provider, CPU]))
         try:
-            return onnxruntime.InferenceSession(str(self.folder / name), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(self.folder / name), options, providers=providers)
         except Exception as error:  # ONNX Runtime's own exception types are not public
             raise ModelError(f"{self.folder / name} cannot be loaded ({error}): export the bundle again") from error
+        if session.get_providers()[0] != provider:  # it falls back to the CPU without a word
+            raise UsageError(f"device {self.device} cannot be started: check its driver, or use --device cpu")
+        return session
 
     def tokenize(self, text: str) -> TokenizedPassage:
         """A passage's text -> token ids and character ranges, at most `passage_tokens` of them."""
@@ -131,7 +139,7 @@ class Bundle:
         """Run the lower graph over [CLS] heading [SEP] text [SEP]; keep the text's tokens and the passage code."""
         cls, sep = self._special
         body = self.tokenize(text).ids
-        head = self.tokenizer.encode(heading, add_special_tokens=False).ids[: self.manifest.heading_tokens]
+        head = self._heading(heading)
         ids = np.array([[cls, *head, sep, *body, sep]], dtype=np.int64)
         bits, scale, code = self._lower.run(["bits", "scale", "code"], {"ids": ids})
         first = len(head) + 2
@@ -142,6 +150,15 @@ class Bundle:
             scale=scales_to_bytes(scale[0, first:last]),
             code=pack(code[0]).tobytes(),
         )
+
+    def _heading(self, heading: str) -> list[int]:
+        """Token ids of a heading path; one that is too long loses levels after the first, then its end."""
+        levels, limit = heading.split(" > "), self.manifest.heading_tokens
+        while True:
+            ids = self.tokenizer.encode(" > ".join(levels), add_special_tokens=False).ids
+            if len(ids) <= limit or len(levels) <= 2:
+                return list(ids[:limit])
+            del levels[1]
 
     def encode_question(self, question: str) -> EncodedQuestion:
         """Run the lower graph over a question, cut to the longest the reader knows."""
@@ -173,14 +190,9 @@ class Bundle:
         return cls, sep
 
 
-def check_device(device: str) -> None:
-    """
-    Raises:
-        UsageError: If the installed ONNX Runtime does not offer this device.
-    """
+def devices() -> dict[str, str]:
+    """Device name -> provider, of every one that the installed ONNX Runtime offers: cpu, cuda, coreml, ..."""
     import onnxruntime
 
-    offered = onnxruntime.get_available_providers()
-    present = [name for name, provider in PROVIDERS.items() if provider in offered]
-    if device not in present:
-        raise UsageError(f"device {device} is not present, ONNX Runtime offers: {', '.join(present)}")
+    offered = [provider for provider in onnxruntime.get_available_providers() if provider not in REMOTE]
+    return {provider.removesuffix("ExecutionProvider").lower(): provider for provider in offered}

@@ -2,7 +2,8 @@
 The command line: each command parses, calls once, prints. Answers go to stdout, talk to stderr.
 
 Exit codes: 0 answered or done, 1 nothing found or not in your notes, 2 usage or configuration, 3 store, 4 bundle,
-5 finished but some files failed, 130 interrupted. Slow imports stand inside the command that needs them.
+5 finished but some files failed, 70 a bug of ours, 130 interrupted. Slow imports stand inside the command that needs
+them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from app.assistant import Answer, Source
     from app.indexer import Progress
 
-NOTHING_FOUND, FILES_FAILED, INTERRUPTED = 1, 5, 130
+NOTHING_FOUND, FILES_FAILED, BUG, INTERRUPTED = 1, 5, 70, 130
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -35,7 +37,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.group(invoke_without_command=True, context_settings=_CONTEXT)
 @click.option("--store", metavar="FILE", help="The store to use (default: in your data folder).")
 @click.option("--bundle", metavar="FOLDER", help="The model to use (default: the embedded one).")
-@click.option("--device", metavar="NAME", help="cpu, cuda, directml, coreml or openvino (default: cpu).")
+@click.option("--device", metavar="NAME", help="cpu, or an accelerator that ONNX Runtime offers here (default: cpu).")
 @click.version_option(__version__, prog_name="btr-assistant")
 @click.pass_context
 def cli(context: click.Context, store: str | None, bundle: str | None, device: str | None) -> None:
@@ -49,6 +51,8 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
     context.color = False if os.environ.get("NO_COLOR") else None
     context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
+        if not _on_terminal():
+            raise UsageError("the chat needs a terminal: use btr-assistant ask 'your question' in a pipe")
         from app.assistant import Assistant
         from app.chat import run_chat
 
@@ -79,9 +83,11 @@ def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
         show = _ProgressLine(sys.stderr, quiet)
         try:
             report = run(store, bundle, roots, show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("every note finished so far is kept, run it again to go on") from None
         finally:
             show.end()
-    for path, reason in report.failed:
+    for path, reason in [*report.warnings, *report.failed]:
         click.echo(f"{plain(path)} {reason}", err=True)
     if not quiet:
         pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
@@ -113,7 +119,7 @@ def ask(places: Places, question: str | None, as_json: bool, batch: str | None, 
     if batch is not None:
         with _open_lines(batch) as lines, Assistant.open(places) as assistant:
             for line in _questions(lines):
-                click.echo(json.dumps(assistant.ask(line, passages).to_json(), ensure_ascii=False))
+                print_json(assistant.ask(line, passages).to_json(), indent=None)
                 sys.stdout.flush()
         return
     assert question is not None
@@ -121,7 +127,7 @@ def ask(places: Places, question: str | None, as_json: bool, batch: str | None, 
     with Assistant.open(places) as assistant:
         answer = assistant.ask(question, passages)
     if as_json:
-        click.echo(json.dumps(answer.to_json(), ensure_ascii=False, indent=2))
+        print_json(answer.to_json())
     else:
         _print_answer(answer)
     if answer.abstained:
@@ -200,9 +206,14 @@ def status(places: Places, as_json: bool, failed: bool) -> None:
         click.echo(f"source     {source}")
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def print_json(value: dict[str, Any], indent: int | None = 2) -> None:
+    """One JSON object on stdout; escaped where stdout could not hold every character."""
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(value, ensure_ascii=not utf8, indent=indent))
 
 
 def _print_answer(answer: Answer) -> None:
@@ -309,6 +320,11 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("btr-assistant: interrupted; every note finished so far is kept, run it again to go on", err=True)
+    except (click.Abort, KeyboardInterrupt) as interrupt:
+        cause = interrupt.__cause__ or interrupt.__context__ or interrupt
+        click.echo("; ".join(["btr-assistant: interrupted", *map(str, cause.args)]), err=True)
         sys.exit(INTERRUPTED)
+    except Exception:  # not 1, which means "not in your notes"
+        traceback.print_exc()
+        click.echo("btr-assistant: this is a bug, please report it with the lines above", err=True)
+        sys.exit(BUG)

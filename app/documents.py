@@ -46,6 +46,8 @@ class Document:
     """The front matter as JSON has it: text keys, dates as text."""
     content_hash: str
     """sha256 of the file's bytes."""
+    warning: str | None = None
+    """What a person should know of it, though it was read."""
 
 
 class LineMap:
@@ -87,7 +89,8 @@ def check_root(path: Path) -> Path:
     The absolute folder or file to index.
 
     Raises:
-        UsageError: If there is nothing there, or a file of a kind that cannot be read.
+        UsageError: If there is nothing there, a file of a kind that cannot be read, or a folder without a single
+            note: an unmounted disk looks like that.
     """
     path = Path(os.path.abspath(os.path.expanduser(path)))
     if not os.access(path, os.F_OK):
@@ -96,6 +99,8 @@ def check_root(path: Path) -> Path:
         raise UsageError(f"{path} has a name that is not UTF-8: rename it")
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is not a note that can be read: give {', '.join(SUFFIXES)} files or a folder")
+    if next(find_files(path), None) is None:
+        raise UsageError(f"{path} holds no .md or .txt notes: give a folder of notes, nothing was changed")
     return path
 
 
@@ -108,20 +113,10 @@ def read_document(path: Path) -> Document:
     """
     if encodable(str(path)) != str(path):
         raise DocumentError("has a name that is not UTF-8: rename it")
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise DocumentError("cannot be listed: check its permissions, its notes stay as they were indexed")
-        if not stat.S_ISREG(status.st_mode):
-            raise DocumentError("is not a file that can be read: rename it if it is no note")
-        if status.st_size > MAX_BYTES:
-            raise DocumentError(f"is larger than {MAX_BYTES // 1_000_000} MB: split it into smaller notes")
-        data = path.read_bytes()
-    except OSError as error:
-        raise unreadable(error) from error
+    data = read_bytes(path)
     text = decode(data)
     kind = SUFFIXES[path.suffix.lower()]
-    metadata, body_start = split_front_matter(text) if kind == "markdown" else ({}, 0)
+    metadata, body_start, warning = split_front_matter(text) if kind == "markdown" else ({}, 0, None)
     title = metadata.get("title") or (top_heading(text[body_start:]) if kind == "markdown" else "")
     return Document(
         path=path,
@@ -131,7 +126,28 @@ def read_document(path: Path) -> Document:
         title=" ".join(str(title).split()) or path.stem,
         metadata=metadata,
         content_hash=hashlib.sha256(data).hexdigest(),
+        warning=warning,
     )
+
+
+def read_bytes(path: Path) -> bytes:
+    """
+    The bytes of one note.
+
+    Raises:
+        DocumentError: If it cannot be read, is no regular file, or is too large.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DocumentError("cannot be listed: check its permissions, its notes stay as they were indexed")
+        if not stat.S_ISREG(status.st_mode):
+            raise DocumentError("is not a file that can be read: rename it if it is no note")
+        if status.st_size > MAX_BYTES:
+            raise DocumentError(f"is larger than {MAX_BYTES // 1_000_000} MB: split it into smaller notes")
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def unreadable(error: OSError) -> DocumentError:
@@ -144,6 +160,8 @@ def unreadable(error: OSError) -> DocumentError:
 def decode(data: bytes) -> str:
     """
     Bytes of a note -> its text: UTF-8, a marked UTF-16, or the likeliest other encoding.
+
+    UTF-8 with a few bad bytes stays UTF-8: it says more against another encoding than they say for it.
 
     Raises:
         DocumentError: If the bytes are no text.
@@ -158,17 +176,20 @@ def decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
+        text = data.decode("utf-8-sig", errors="replace")
+        if 4 * text.count("\ufffd") <= sum(not character.isascii() for character in text):
+            return text
         from charset_normalizer import from_bytes
 
-        best = from_bytes(data[:200_000]).best()
+        best = from_bytes(data).best()
         if best is None:
             raise DocumentError("has an encoding that cannot be told: save it as UTF-8") from None
         return data.decode(best.encoding, errors="replace")
 
 
-def split_front_matter(text: str) -> tuple[dict[str, Any], int]:
+def split_front_matter(text: str) -> tuple[dict[str, Any], int, str | None]:
     """
-    YAML front matter and the offset of the body after it; ({}, 0) where there is none.
+    YAML front matter, the offset of the body after it, and a warning; ({}, 0, None) where there is none.
 
     What stands between the rules but is no YAML mapping that JSON could hold is prose and stays in the body.
     """
@@ -177,15 +198,19 @@ def split_front_matter(text: str) -> tuple[dict[str, Any], int]:
 
     handler = YAMLHandler()
     if not handler.detect(text):
-        return {}, 0
+        return {}, 0, None
     try:
         front, body = handler.split(text)
+    except ValueError:  # one rule alone
+        return {}, 0, None
+    try:
         metadata = _plain(handler.load(front)) if len(front) <= MAX_FRONT_MATTER else None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError):
-        return {}, 0  # PyYAML lets through whatever its constructors raise
+        # PyYAML lets through whatever its constructors raise
+        return {}, 0, "has front matter that is no valid YAML: correct it, until then it is indexed as text"
     if not isinstance(metadata, dict):
-        return {}, 0
-    return metadata, len(text) - len(body)
+        return {}, 0, None
+    return metadata, len(text) - len(body), None
 
 
 def top_heading(body: str) -> str:

@@ -20,7 +20,7 @@ from threading import Event
 from app.bundle import Bundle
 from app.documents import Document, DocumentError, encodable, find_files, read_document, unreadable
 from app.passages import Passage, PassageSplitter
-from store.errors import StoreError, UsageError
+from store.errors import StoreError
 from store.tokens import NewDocument, NewPassage, StoredDocument, TokenStore
 
 
@@ -38,6 +38,8 @@ class Report:
     seconds: float = 0.0
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(path, reason)."""
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    """(path, what to know) of notes that were indexed all the same."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,11 @@ def index(
     """
     Bring the store up to date with folders or files; absolute paths from `check_root`.
 
-    Raises:
-        UsageError: If a folder holds no notes at all (an unmounted disk looks like that): nothing is removed then.
+    A file that cannot be read is reported, and what was stored of it stays.
     """
     report = Report()
     began = clock()
     plans = [(root, list(find_files(root))) for root in roots]
-    for root, files in plans:
-        if not files:
-            raise UsageError(f"{root} holds no .md or .txt notes: give a folder of notes, nothing was changed")
     total = sum(len(files) for _, files in plans)
     for root, files in plans:
         source_id = store.add_source(str(root))
@@ -127,6 +125,8 @@ def index(
                     store.put_document(source_id, outcome.document, outcome.passages)
                     report.indexed += 1
                     report.tokens += sum(passage.tokens for passage in outcome.passages)
+                    if outcome.warning:
+                        report.warnings.append((name, outcome.warning))
                 if name in earlier and not isinstance(outcome, DocumentError):
                     store.clear_failures([name])
                 progress(Progress(report.notes, total, report.tokens, clock() - began, name))
@@ -147,6 +147,7 @@ def index(
 class _Encoded:
     document: NewDocument
     passages: list[NewPassage]
+    warning: str | None
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _process(
     if stored and stored.content_hash == document.content_hash:
         return _Touched(stored.id, stat.st_size, stat.st_mtime_ns)
     passages = [encode(bundle, passage) for passage in splitter.split(document) if not stopped.is_set()]
-    return _Encoded(_record(document, stat), [passage for passage in passages if passage.tokens])
+    return _Encoded(_record(document, stat), [passage for passage in passages if passage.tokens], document.warning)
 
 
 def encode(bundle: Bundle, passage: Passage) -> NewPassage:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -39,15 +38,8 @@ class PassageSplitter:
     """Splits documents into passages of at most `capacity` tokens."""
 
     def __init__(self, tokenizer: Tokenizer, capacity: int) -> None:
-        self._tokenizer, self._capacity = tokenizer, capacity
-
-    @cached_property
-    def _markdown(self) -> MarkdownSplitter:
-        return MarkdownSplitter.from_huggingface_tokenizer(self._tokenizer, self._capacity)
-
-    @cached_property
-    def _text(self) -> TextSplitter:
-        return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self._capacity)
+        self._markdown = MarkdownSplitter.from_huggingface_tokenizer(tokenizer, capacity)
+        self._text = TextSplitter.from_huggingface_tokenizer(tokenizer, capacity)
 
     def split(self, document: Document) -> list[Passage]:
         """The passages of a document in order; pieces without a letter or digit are left out."""

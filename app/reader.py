@@ -8,7 +8,6 @@ passage's bits; its logits are relative to the passage's null logit, so spans co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,10 +49,6 @@ class Span:
     end: int
     score: float
     """Start plus end logit against no answer: above 0 is likelier than none."""
-
-    def confidence(self, null_logit: float) -> float:
-        """Probability of this span against no answer, 0..1."""
-        return 1 / (1 + math.exp(min(50.0, null_logit - self.score)))
 
 
 class Reader(Protocol):
@@ -98,6 +93,13 @@ class ExtractiveReader:
         with ThreadPoolExecutor(self._bundle.threads) as pool:
             spans = list(pool.map(one, range(len(passages))))
         return sorted(spans, key=lambda span: (-span.score, span.passage))
+
+
+def probabilities(spans: Sequence[Span], null_logit: float) -> list[float]:
+    """Probability of each passage's best span against all the others and no answer: together at most 1."""
+    scores = np.array([null_logit, *(span.score for span in spans)])
+    odds = np.exp(scores - scores.max())
+    return [float(p) for p in (odds / odds.sum())[1:]]
 
 
 def best_span(start: Floats, end: Floats, longest: int = MAX_ANSWER_TOKENS) -> tuple[int, int, float]:

@@ -43,8 +43,9 @@ class Retriever:
 
     def retrieve(self, question: str, code: Floats, limit: int) -> list[Hit]:
         """The best passages for a question's text and float code (c,)."""
-        lexical = [passage_id for passage_id, _ in self._store.match(question, CANDIDATES)]
-        semantic = self.nearest(code, CANDIDATES)
+        each = max(CANDIDATES, limit)
+        lexical = [passage_id for passage_id, _ in self._store.match(question, each)]
+        semantic = self.nearest(code, each)
         return fuse([lexical, semantic])[:limit]
 
     def nearest(self, code: Floats, limit: int) -> list[int]:
@@ -53,9 +54,10 @@ class Retriever:
         if not len(self._ids):
             return []
         chosen = np.arange(len(self._ids))
-        if len(chosen) > RESCORED:
+        rescored = max(RESCORED, limit)
+        if len(chosen) > rescored:
             distance = hamming(self._codes, pack(code)[None])
-            chosen = np.argpartition(distance, RESCORED)[:RESCORED]
+            chosen = np.argpartition(distance, rescored)[:rescored]
         similarity = unpack(self._codes[chosen]) @ code
         order = np.lexsort((chosen, -similarity))[:limit]
         return [int(i) for i in self._ids[chosen[order]]]

@@ -39,37 +39,45 @@ from export.graphs import (
 from export.reader import SplitReader
 from export.train import load_reader
 from store.bundle import FORMAT_VERSION, LOWER, MANIFEST, TOKENIZER, UPPER, Manifest, file_hash, write_manifest
+from store.codec import pack
 from store.errors import ExportError
 
 PROBES = (
     (
+        "Heating > Boiler",
         "when was the boiler serviced?",
         "The boiler in the cellar was serviced on 14 March 2024 by Hansen & Son. They replaced the pressure valve "
         "and asked us to bleed the radiators every autumn before the heating season starts.",
     ),
     (
+        "Staging environment",
         "which port does the staging database listen on?",
         "Staging runs on two machines. The database listens on port 5433 because 5432 is taken by the old reporting "
         "cluster; connect through the bastion host and use the read-only role unless you are migrating a schema.",
     ),
     (
+        "Reading list > Summer",
         "who recommended the book about bees?",
         "Reading list for the summer: a history of salt, two novels that Priya lent me, and the long book about bees "
         "that my neighbour Tomas recommended after we found the swarm in the pear tree.",
     ),
 )
-"""Question and passage pairs on which the int8 graphs are held against the float ones."""
+"""Heading, question and passage on which the int8 graphs are held against the float ones."""
 
 MIN_BIT_AGREEMENT = 0.93
+MIN_CODE_COSINE = 0.97
 MAX_LOGIT_ERROR = 1.0
 """Mean absolute difference of the logits; they span about 20."""
 
 
-def make_bundle(run: Path, out: Path, name: str, precision: str = "int8", unsplit: bool = False) -> Manifest:
+def make_bundle(
+    run: Path, out: Path, name: str, precision: str = "int8", unsplit: bool = False, null_logit: float = 0.0
+) -> Manifest:
     """
     Export a training run to a bundle folder.
 
-    `precision` is "int8" or "float32". With `unsplit` the folder also gets `unsplit.onnx` for benchmarks.
+    `precision` is "int8" or "float32"; `null_logit` is what a span must score to be an answer. With `unsplit` the
+    folder also gets `unsplit.onnx` for benchmarks.
 
     Raises:
         ExportError: If the run cannot be used, the folder exists, or a graph differs from the reader; nothing is
@@ -81,7 +89,7 @@ def make_bundle(run: Path, out: Path, name: str, precision: str = "int8", unspli
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        manifest = _export(reader, run, work, name, precision, unsplit)
+        manifest = _export(reader, run, work, name, precision, unsplit, null_logit)
         work.chmod(0o755)
         work.rename(out)
     except BaseException:
@@ -90,7 +98,9 @@ def make_bundle(run: Path, out: Path, name: str, precision: str = "int8", unspli
     return manifest
 
 
-def _export(reader: SplitReader, run: Path, work: Path, name: str, precision: str, unsplit: bool) -> Manifest:
+def _export(
+    reader: SplitReader, run: Path, work: Path, name: str, precision: str, unsplit: bool, null_logit: float
+) -> Manifest:
     tables = vocabulary_tables(reader)
     parts: dict[str, tuple[GraphPart, GraphConfig]] = {
         "lower": (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
@@ -109,7 +119,9 @@ def _export(reader: SplitReader, run: Path, work: Path, name: str, precision: st
     except Exception as error:  # Optimum raises four unrelated types for the same fact
         raise ExportError(f"the exported graphs differ from the reader, nothing was written: {error}") from error
     tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
-    parity = {"float32": _parity_torch(reader, parts["lower"][0], floats / LOWER, tokenizer)}
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    parity = {"float32": _parity_torch(reader, floats / LOWER, tokenizer)}
     for part in parts:
         source, target = floats / f"{part}.onnx", work / f"{part}.onnx"
         if precision == "int8":
@@ -119,10 +131,8 @@ def _export(reader: SplitReader, run: Path, work: Path, name: str, precision: st
     if precision == "int8":
         parity["int8"] = _parity_graphs(floats, work, tokenizer)
     shutil.rmtree(floats)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     tokenizer.save(str(work / TOKENIZER))
-    manifest = _manifest(reader, run, work, name, precision, parity)
+    manifest = _manifest(reader, run, work, name, precision, parity, null_logit)
     write_manifest(work, manifest)
     return manifest
 
@@ -131,8 +141,9 @@ def quantize(source: Path, target: Path) -> None:
     """Int8 weights for every matrix product of a float graph; activations are quantized as they come."""
     prepared = source.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    # What decides a bit is y = (h - W e - c) P: these two products are small, and stay exact.
     nodes = onnx.load(prepared).graph.node
-    exact = [node.name for node in nodes if node.op_type == "MatMul" and "/binarizer/predict/" in node.name]
+    exact = [n.name for n in nodes if n.op_type == "MatMul" and any("binarizer" in i for i in [n.name, *n.input])]
     quantize_dynamic(
         prepared,
         target,
@@ -140,59 +151,72 @@ def quantize(source: Path, target: Path) -> None:
         per_channel=True,
         reduce_range=True,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=exact,  # the base must equal the upper graph's table
+        nodes_to_exclude=exact,
         extra_options={"MatMulConstBOnly": True},
     )
     prepared.unlink()
 
 
-def _parity_torch(reader: SplitReader, lower: GraphPart, path: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """Share of equal bits between torch and the float graph on the probes."""
+def _probes(tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray, slice]]:
+    """(question ids (1, q), passage ids (1, L), where the passage's body is) of every probe."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    probes = []
+    for heading, question, passage in PROBES:
+        head, body = [cls, *ids(heading), sep], ids(passage)
+        whole = np.array([[*head, *body, sep]], dtype=np.int64)
+        asked = np.array([[cls, *ids(question), sep]], dtype=np.int64)
+        probes.append((asked, whole, slice(len(head), len(head) + len(body))))
+    return probes
+
+
+def _parity_torch(reader: SplitReader, path: Path, tokenizer: Tokenizer) -> dict[str, float]:
+    """Share of equal bits between the reader in torch and the float graph on the probes."""
     session = _session(path)
     agreement = []
-    for _, passage in PROBES:
-        ids = tokenizer.encode(passage).ids
-        (bits,) = session.run(["bits"], {"ids": np.array([ids], dtype=np.int64)})
-        with torch.no_grad():
-            expected = lower(torch.tensor([ids]))["bits"].numpy()
-        agreement.append(1 - np.bitwise_count(bits ^ expected).mean() / 8)
+    for _, ids, body in _probes(tokenizer):
+        (bits,) = session.run(["bits"], {"ids": ids})
+        expected, _, _ = reader.encode(torch.from_numpy(ids), torch.from_numpy(ids != 0))
+        agreement.append(1 - np.bitwise_count(bits ^ pack(expected.numpy()))[:, body].mean() / 8)
     share = float(np.mean(agreement))
-    if share < 0.999:
+    if share < 0.99:  # the word table is int8 in the graph
         raise ExportError(f"only {share:.2%} of the float graph's bits equal the reader's, nothing was written")
     return {"bit_agreement": round(share, 6)}
 
 
 def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """The int8 graphs against the float ones on the probes: equal bits, and logits read from the same bits."""
-    agreements, errors = [], []
-    for question, passage in PROBES:
-        bits = []
-        logits = []
-        for folder in (floats, ints):
-            lower, upper = _session(folder / LOWER), _session(folder / UPPER)
-            ids = np.array([tokenizer.encode(passage).ids], dtype=np.int64)
-            q_ids = np.array([tokenizer.encode(question).ids], dtype=np.int64)
-            packed, scale = lower.run(["bits", "scale"], {"ids": ids})
-            (states,) = lower.run(["states"], {"ids": q_ids})
-            bits.append(packed)
-            body = slice(1, -1)
+    """The int8 graphs against the float ones on the probes: equal bits, passage codes, and logits end to end."""
+    agreements, codes, errors = [], [], []
+    sessions = [(_session(folder / LOWER), _session(folder / UPPER)) for folder in (floats, ints)]
+    for question, passage, body in _probes(tokenizer):
+        bits, code, logits = [], [], []
+        for lower, upper in sessions:
+            packed, scale, passage_code = lower.run(["bits", "scale", "code"], {"ids": passage})
+            (states,) = lower.run(["states"], {"ids": question})
             inputs = {
                 "question_states": states,
-                "question_ids": q_ids,
-                "ids": ids[:, body],
-                "bits": bits[0][:, body],
+                "question_ids": question,
+                "ids": passage[:, body],
+                "bits": packed[:, body],
                 "scale": scale[:, body].astype(np.float16),
             }
+            bits.append(packed[:, body])
+            code.append(passage_code[0] / np.linalg.norm(passage_code[0]))
             logits.append(np.stack(upper.run(["start", "end"], inputs)))
         agreements.append(1 - np.bitwise_count(bits[0] ^ bits[1]).mean() / 8)
+        codes.append(float(code[0] @ code[1]))
         errors.append(np.abs(logits[0] - logits[1]).mean())
-    agreement, error = float(np.mean(agreements)), float(np.max(errors))
-    if agreement < MIN_BIT_AGREEMENT or error > MAX_LOGIT_ERROR:
+    agreement, cosine, error = float(np.mean(agreements)), min(codes), float(np.max(errors))
+    if agreement < MIN_BIT_AGREEMENT or cosine < MIN_CODE_COSINE or error > MAX_LOGIT_ERROR:
         raise ExportError(
-            f"int8 graphs differ too much, {agreement:.2%} of the bits equal (at least {MIN_BIT_AGREEMENT:.0%}) and "
-            f"logits off by {error:.3f} (at most {MAX_LOGIT_ERROR}): nothing was written"
+            f"int8 graphs differ too much: {agreement:.2%} of the bits equal (at least {MIN_BIT_AGREEMENT:.0%}), "
+            f"passage codes at cosine {cosine:.3f} (at least {MIN_CODE_COSINE}), logits off by {error:.3f} "
+            f"(at most {MAX_LOGIT_ERROR}); nothing was written"
         )
-    return {"bit_agreement": round(agreement, 4), "logit_error": round(error, 4)}
+    return {"bit_agreement": round(agreement, 4), "code_cosine": round(cosine, 4), "logit_error": round(error, 4)}
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
@@ -200,7 +224,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _manifest(
-    reader: SplitReader, run: Path, work: Path, name: str, precision: str, parity: dict[str, Any]
+    reader: SplitReader, run: Path, work: Path, name: str, precision: str, parity: dict[str, Any], null_logit: float
 ) -> Manifest:
     split, config = reader.config, reader.bert_config
     trained = json.loads((run / "train.json").read_text())
@@ -218,13 +242,14 @@ def _manifest(
         passage_tokens=trained["config"]["window"],
         question_tokens=MAX_QUESTION,
         heading_tokens=MAX_HEADING,
-        null_logit=0.0,
+        null_logit=null_logit,
         files=files,
         licence="Apache-2.0",
         provenance={
             "exported": datetime.date.today().isoformat(),
             "precision": precision,
             "checkpoint": trained["checkpoint"],
+            "checkpoint_sha256": trained["sha256"],
             "data": trained["data"],
             "training": trained["config"],
             "dev": trained["dev"],

@@ -87,15 +87,18 @@ def train(
 @click.argument("out", type=_FILE)
 @click.option("--name", default="btr-minilm", show_default=True, help="The bundle's name.")
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["int8", "float32"]))
+@click.option(
+    "--null-logit", default=0.0, show_default=True, type=float, help="What a span must score to be an answer."
+)
 @click.option("--with-unsplit", is_flag=True, help="Also export the reader without a split, for benchmarks.")
-def bundle(run: Path, out: Path, name: str, precision: str, with_unsplit: bool) -> None:
+def bundle(run: Path, out: Path, name: str, precision: str, null_logit: float, with_unsplit: bool) -> None:
     """Export the training run RUN to the bundle folder OUT, after checking it against the reader.
 
     Example: btr-export bundle runs/first my-bundle/
     """
     from export.bundle import make_bundle
 
-    manifest = make_bundle(run, out, name, precision, with_unsplit)
+    manifest = make_bundle(run, out, name, precision, with_unsplit, null_logit)
     click.echo(f"{out}: {manifest.fingerprint}, {manifest.measured}")
 
 

@@ -3,10 +3,11 @@ Question-answer rows -> batches that share work.
 
 A row is `{title, context, question, answers: [{text, answer_start}]}` (JSONL, gzipped or not). Questions of one
 context become one `Passage` with its questions, because the lower encoder of a split reader reads a passage once
-for all of them: with SQuAD's 4.6 questions a passage, a training step costs half of what a full reader's does.
+for all of them: with SQuAD's 4.6 questions a context, a training step costs half of what a full reader's does.
 
 Passages that are longer than the window are cut into overlapping windows; two windows of one article travel
-together, so that a question's negative is a passage of the same article.
+together, so that a question's negative is a passage of the same article, but never of the same context: an
+overlapping window may hold the answer.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Passage:
     """A window of a context, with the questions that it answers."""
 
     article: str
+    context: int
+    """Number of the context it was cut from."""
     head: list[int]
     """[CLS] heading [SEP]."""
     body: list[int]
@@ -94,16 +97,22 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
         with opener(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    yield json.loads(line)
+                    row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise ExportError(f"{path}:{number} is not JSON ({error.msg})") from error
+                    raise ExportError(f"{path}:{number} is not JSON ({error.msg}): correct it") from error
+                if not isinstance(row, dict) or not {"context", "question", "answers"} <= set(row):
+                    raise ExportError(f"{path}:{number} is no object with context, question and answers: correct it")
+                yield row
 
 
-def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int, overlap: int = 32) -> list[Passage]:
+def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> list[Passage]:
     """
     Rows grouped by context, tokenized, cut into windows of at most `window` body tokens.
 
     Windows without questions are left out.
+
+    Raises:
+        ExportError: If a file cannot be used, or none holds a question with an answer.
     """
     rows: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for row in read_rows(paths):
@@ -113,12 +122,13 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int, over
     bodies = _encode(tokenizer, [context for _, context in keys])
     heads = _encode(tokenizer, [title.replace("_", " ") for title, _ in keys])
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    overlap = window // 4
     passages = []
-    for (title, context), (ids, offsets), (head, _) in zip(keys, bodies, heads, strict=True):
+    for number, ((title, context), (ids, offsets), (head, _)) in enumerate(zip(keys, bodies, heads, strict=True)):
         group = rows[title, context]
         questions = _encode(tokenizer, [row["question"] for row in group])
         starts = range(0, max(1, len(ids) - overlap), window - overlap)
-        windows = [Passage(title, [cls, *head[:MAX_HEADING], sep], ids[at : at + window]) for at in starts]
+        windows = [Passage(title, number, [cls, *head[:MAX_HEADING], sep], ids[at : at + window]) for at in starts]
         for row, (question, _) in zip(group, questions, strict=True):
             answer = row["answers"][0]
             span = _token_span(offsets, answer["answer_start"], answer["answer_start"] + len(answer["text"]))
@@ -130,6 +140,8 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int, over
                     passage.questions.append(Question(ids_q, span[0] - at, span[1] - at))
                     break
         passages.extend(passage for passage in windows if passage.questions)
+    if not passages:
+        raise ExportError(f"{', '.join(map(str, paths))} hold no answerable question: give other files")
     return passages
 
 
@@ -177,7 +189,7 @@ def _collate(group: list[Passage], negatives: float, rng: random.Random) -> Batc
     pairs: list[tuple[int, int, int]] = []
     gold, starts, ends, questions = [], [], [], []
     for at, passage in enumerate(group):
-        others = [i for i, other in enumerate(group) if i != at]
+        others = [i for i, other in enumerate(group) if other.context != passage.context]
         siblings = [i for i in others if group[i].article == passage.article] or others
         for question in passage.questions:
             draw = rng.random()

@@ -43,7 +43,9 @@ class Table(nn.Module):
 def vocabulary_tables(reader: SplitReader) -> dict[str, Table]:
     """The word embeddings, the binarizer's base and the shared-token factors, each a table over token ids."""
     words = reader.lower.embeddings.word_embeddings.weight.detach()
-    tables = {"words": Table(words), "base": Table(reader.binarizer.base(words).detach())}
+    tables = {"words": Table(words)}
+    if reader.config.binarizer == "residual":
+        tables["base"] = Table(reader.binarizer.base(words).detach())
     factors = reader.upper.match_factors(words)
     if factors is not None:
         tables["match"] = Table(factors.detach())
@@ -112,7 +114,7 @@ class UpperGraph(GraphPart):
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor
     ) -> dict[str, Tensor]:
         signs = self.signs[bits.long()].flatten(2)
-        base = self.tables["base"](ids)
+        base = self.tables["base"](ids) if "base" in self.tables else torch.zeros(())
         p = self.reader.binarizer.restore(signs, scale.float()[..., None], base)
         return self.read(question_states, question_ids, p, ids)
 

@@ -100,9 +100,16 @@ def read_batch(reader: SplitReader, batch: Batch, binarized: bool) -> tuple[Tens
 class Trainer:
     """A run: its reader, optimiser, position, and the folder that holds them."""
 
-    def __init__(self, checkpoint: Path, out: Path, split: SplitConfig, config: TrainConfig, device: str) -> None:
+    def __init__(
+        self, checkpoint: Path, out: Path, split: SplitConfig, config: TrainConfig, device: str, data: list[str]
+    ) -> None:
         self.out, self.config, self.device = out, config, torch.device(device)
         self.checkpoint = checkpoint
+        self.inputs = {
+            "checkpoint": checkpoint.resolve().name,
+            "sha256": file_hash(checkpoint / "model.safetensors"),
+            "data": data,
+        }
         self.reader = build(checkpoint, split).to(self.device)
         teacher = load_bert(checkpoint)
         self.teacher = teacher.to(self.device).eval().requires_grad_(False)
@@ -133,8 +140,9 @@ class Trainer:
             return
         state = torch.load(last, map_location=self.device, weights_only=True)
         theirs = {**state["config"], "steps": self.config.steps}  # a run may be made longer or shorter
-        if theirs != asdict(self.config) or state["split"] != self.reader.config.to_json():
-            raise ExportError(f"{last} was made with another configuration: give another folder, or the same options")
+        ours = (asdict(self.config), self.reader.config.to_json(), self.inputs)
+        if (theirs, state["split"], state["inputs"]) != ours:
+            raise ExportError(f"{last} was made with other options or data: give another folder, or the same ones")
         self.reader.load_state_dict(state["reader"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -150,6 +158,7 @@ class Trainer:
             "binarized": self.binarized,
             "config": asdict(self.config),
             "split": self.reader.config.to_json(),
+            "inputs": self.inputs,
         }
         torch.save(state, self.out / "last.pt.new")
         (self.out / "last.pt.new").replace(self.out / "last.pt")
@@ -175,7 +184,7 @@ class Trainer:
             if self.step % save_every == 0 or self.step == config.steps:
                 self.save()
         bar.close()
-        return figures
+        return figures or evaluate(self.reader, dev, self.binarized, self.device)
 
     def _batches(self, train: list[Passage]) -> Iterator[Batch]:
         """Batches from the run's own position on, epoch after epoch, up to the last step."""
@@ -293,8 +302,8 @@ def load_reader(run: Path) -> SplitReader:
     """
     from transformers import BertConfig, BertModel
 
-    if not (run / "reader.safetensors").is_file():
-        raise ExportError(f"{run} holds no reader.safetensors: run `btr-export train` first")
+    if not (run / "train.json").is_file():
+        raise ExportError(f"{run} holds no finished run: give the same `btr-export train` command until it ends")
     config = BertConfig.from_json_file(run / "config.json")
     config._attn_implementation = "sdpa"
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
@@ -321,22 +330,22 @@ def train(
     Raises:
         ExportError: If an input cannot be used, or the folder holds a run with other options.
     """
-    if not (checkpoint / "tokenizer.json").is_file():
-        raise ExportError(f"{checkpoint} holds no tokenizer.json: give a checkpoint with a fast tokenizer")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (checkpoint / name).is_file():
+            raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
     torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    trainer = Trainer(checkpoint, out, split, config, device)
+    trainer = Trainer(checkpoint, out, split, config, device, [path.name for path in files])
     trainer.resume()
     train_set = load_passages(files, tokenizer, config.window)
     dev_set = load_passages(validation, tokenizer, config.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     figures = trainer.run(train_set, dev_set, eval_every, save_every)
     record = {
-        "checkpoint": {"name": checkpoint.resolve().name, "sha256": file_hash(checkpoint / "model.safetensors")},
-        "data": [path.name for path in files],
+        **trainer.inputs,
         "config": asdict(config),
         "dev": {"passages": len(dev_set), **figures},
     }

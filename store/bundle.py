@@ -19,7 +19,16 @@ from store.errors import ModelError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER, LOWER, UPPER = "tokenizer.json", "lower.onnx", "upper.onnx"
-DECIDES_STORED_BITS = ("reader", "hidden_size", "split_layer", "bits", "code_bits", "binarizer", "passage_tokens")
+DECIDES_STORED_BITS = (
+    "reader",
+    "hidden_size",
+    "split_layer",
+    "bits",
+    "code_bits",
+    "binarizer",
+    "passage_tokens",
+    "heading_tokens",
+)
 READERS = ("extractive", "generative")
 SIZES = (
     "hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens", "question_tokens",

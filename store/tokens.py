@@ -171,6 +171,7 @@ class TokenStore:
     def _connect(cls, path: Path) -> TokenStore:
         with _sqlite_errors(path):
             connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+            connection.execute("PRAGMA page_size = 16384")  # of a new file; a 4 KiB page holds one passage's bits
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")
             return cls(connection, path)
@@ -212,7 +213,7 @@ class TokenStore:
         if fingerprint is not None and made_with != fingerprint:
             raise StoreError(
                 f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: "
-                "index into a new store with --store, or use the old bundle with --bundle"
+                "move it away and run btr-assistant index again, or use the old bundle with --bundle"
             )
 
     def close(self) -> None:
@@ -306,6 +307,16 @@ class TokenStore:
                 yield
 
     # reading
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Everything read inside belongs together, whatever an indexer commits meanwhile."""
+        with _sqlite_errors(self.path):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
 
     def setting(self, key: str) -> str | None:
         """One value of the settings snapshot."""

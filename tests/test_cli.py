@@ -138,9 +138,22 @@ def test_without_a_command_the_chat_opens_over_the_places_of_the_flags(
             opened.append(assistant.store.path)
 
     monkeypatch.setattr("app.chat.run_chat", run_chat)
+    refused(run("--store", own_sample.store), 2, "the chat needs a terminal: use btr-assistant ask")
+    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
     assert run("--store", own_sample.store) == Outcome(0, "", "")
     assert opened == [own_sample.store]
     refused(run("--store", own_sample.state / "nowhere.db"), 3, "no notes are indexed yet")
+
+
+def test_a_bug_is_told_from_an_abstention(run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("app.assistant.Assistant.ask", broken)
+    outcome = run("ask", QUESTION)
+    assert outcome.code == 70
+    assert "Traceback" in outcome.err
+    assert outcome.err.endswith("this is a bug, please report it with the lines above\n")
 
 
 def test_help_and_version_need_nothing(run: Run) -> None:
@@ -379,6 +392,7 @@ def test_invalid_utf8_and_invalid_front_matter_are_indexed(run: Run, notes: Path
     outcome = run("index", notes)
     assert outcome.code == 0
     assert "2 indexed" in outcome.err
+    assert f"{notes}/front.md has front matter that is no valid YAML: correct it" in outcome.err
     assert "14 March 2024" in run("ask", QUESTION).out.splitlines()[0]
     assert "Café öffnet" in run("search", "Brötchen").out
 
@@ -429,7 +443,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
         ("PRAGMA user_version = 99", ["has schema 99, this version knows 1: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
-            ["was made with bundle feedfeedfeedfeed", "--store", "--bundle"],
+            ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],
         ),
     ],
     ids=["newer", "other bundle"],

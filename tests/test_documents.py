@@ -142,6 +142,7 @@ def test_a_root_that_cannot_be_read_is_refused(
 
 
 def test_a_root_becomes_absolute(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (notes / "a.md").write_text("Alpha.")
     monkeypatch.chdir(notes)
     assert check_root(Path()) == notes
     assert check_root(Path("..", notes.name)) == notes
@@ -196,7 +197,8 @@ FRONT_MATTER = "---\ntitle: Heating\ntags: [house, garden]\n---\n"
 @pytest.mark.parametrize("body", ["# Boiler\n\nText.\n", "\nText --- more\n---\nend\n", ""])
 def test_the_body_begins_after_the_front_matter(end: str, body: str) -> None:
     text = (FRONT_MATTER + body).replace("\n", end)
-    metadata, start = split_front_matter(text)
+    metadata, start, warning = split_front_matter(text)
+    assert warning is None
     assert metadata == {"title": "Heating", "tags": ["house", "garden"]}
     assert text[start:].strip() == body.replace("\n", end).strip()
     assert "title" not in text[start:]
@@ -221,12 +223,24 @@ def test_the_body_begins_after_the_front_matter(end: str, body: str) -> None:
     ],
 )
 def test_what_is_no_mapping_stays_in_the_body(text: str) -> None:
-    assert split_front_matter(text) == ({}, 0)
+    metadata, start, _ = split_front_matter(text)
+    assert (metadata, start) == ({}, 0)
+
+
+@pytest.mark.parametrize(("front", "warned"), [("title: [broken", True), ("- a list", False), ("just prose", False)])
+def test_only_yaml_that_cannot_be_read_is_warned_of(front: str, warned: bool) -> None:
+    _, _, warning = split_front_matter(f"---\n{front}\n---\nbody\n")
+    assert (warning is not None) == warned
+
+
+@pytest.mark.parametrize("text", ["chaudière révisée, déjà réglée", "日本語のノート"])
+def test_one_bad_byte_does_not_change_the_encoding(text: str) -> None:
+    assert decode(text.encode() + b"\xff") == text + "\ufffd"
 
 
 def test_front_matter_is_kept_as_json_has_it() -> None:
     text = '---\ndue: 2024-05-01\nlog:\n  2024-01-02: a\n  b: [1, 2.5, yes, ~]\n1: "x"\n---\n'
-    metadata, _ = split_front_matter(text)
+    metadata, _, _ = split_front_matter(text)
     assert metadata == {"due": "2024-05-01", "log": {"2024-01-02": "a", "b": [1, 2.5, True, None]}, "1": "x"}
     json.dumps(metadata, sort_keys=True)
 

@@ -81,6 +81,20 @@ def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path,
     }  # fmt: skip
 
 
+def test_the_sign_variant_exports_without_a_base_table(run: Path, tmp_path: Path) -> None:
+    data = [run.parent / "train.jsonl"]
+    split = SplitConfig(split_layer=2, upper_layers=1, binarizer="sign", bits=32, code_bits=32, match_rank=0)
+    config = TrainConfig(steps=2, window=40, binarize_from=0.0)
+    train(run.parent / "bert", data, data, tmp_path / "run", split, config, eval_every=2, save_every=2)
+    make_bundle(tmp_path / "run", tmp_path / "sign", "sign", precision="float32")
+    bundle = Bundle.open(tmp_path / "sign")
+    encoded = bundle.encode_passage("heating", CONTEXT)
+    bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
+    assert bits.shape[1] * 8 == 32
+    start, _ = bundle.span_logits(bundle.encode_question("which port?"), bundle.tokenize(CONTEXT).ids, bits, scale)
+    assert np.isfinite(start).all()
+
+
 def test_bits_are_packed_in_the_graph_as_the_codec_packs_them(run: Path) -> None:
     reader = load_reader(run)
     graph = LowerGraph(reader, export.bundle.vocabulary_tables(reader)).eval()
@@ -103,7 +117,7 @@ def test_a_parity_failure_writes_nothing_and_says_by_how_much(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export.bundle, "MIN_BIT_AGREEMENT", 1.01)
-    with pytest.raises(ExportError, match=r"int8 graphs differ too much, \d+\.\d+% of the bits equal"):
+    with pytest.raises(ExportError, match=r"int8 graphs differ too much: \d+\.\d+% of the bits equal"):
         make_bundle(run, tmp_path / "out", "tiny")
     assert list(tmp_path.iterdir()) == []
 
@@ -133,5 +147,5 @@ def test_an_existing_folder_is_never_overwritten(run: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="run `btr-export train` first"):
+    with pytest.raises(ExportError, match="holds no finished run"):
         make_bundle(tmp_path, tmp_path / "out", "tiny")

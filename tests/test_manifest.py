@@ -51,7 +51,11 @@ def test_the_fingerprint_covers_what_decides_the_bits_and_nothing_else(tmp_path:
         replace(made, files={**made.files, UPPER: "0"}),
     ):
         assert same.fingerprint == made.fingerprint
-    for different in (replace(made, bits=8), replace(made, files={**made.files, LOWER: "0"})):
+    for different in (
+        replace(made, bits=8),
+        replace(made, heading_tokens=4),
+        replace(made, files={**made.files, LOWER: "0"}),
+    ):
         assert different.fingerprint != made.fingerprint
 
 

@@ -163,6 +163,19 @@ def test_a_reader_sees_committed_documents_while_a_writer_is_at_work(store: Toke
         assert reader.data_version() != before
 
 
+def test_a_snapshot_shows_one_state_whatever_is_written_meanwhile(store: TokenStore) -> None:
+    """Text of one version of a note must never meet the bits of another: ids are used again."""
+    source = store.add_source("/notes")
+    store.put_document(source, document(), [passage("first", tokens=3)])
+    with TokenStore.open(store.path, FINGERPRINT) as reader:
+        with reader.snapshot():
+            ids = [i for i, _ in reader.match("first", 5)]
+            store.put_document(source, document(content_hash="new"), [passage("second", tokens=7)])
+            assert [p.text for p in reader.passages(ids)] == ["first"]
+            assert reader.token_bits(ids)[ids[0]][0].shape == (3, 2)
+        assert reader.match("first", 5) == []
+
+
 def test_opening_nothing_says_to_index_first(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="run btr-assistant index FOLDER first"):
         TokenStore.open(tmp_path / "none.db")

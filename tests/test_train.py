@@ -27,21 +27,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one_batch(folder: Path, negatives: float = 0.0) -> Batch:
     tokenizer = Tokenizer.from_file(str(folder / "bert" / "tokenizer.json"))
-    passages = load_passages([folder / "train.jsonl"], tokenizer, window=40, overlap=8)
+    passages = load_passages([folder / "train.jsonl"], tokenizer, window=40)
     return next(iter(batches(passages, 4096, negatives, 0)))
 
 
 def test_gold_spans_are_the_answers_tokens(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "bert" / "tokenizer.json"))
     found = []
-    for passage in load_passages([folder / "train.jsonl"], tokenizer, window=40, overlap=8):
+    for passage in load_passages([folder / "train.jsonl"], tokenizer, window=40):
         found += [tokenizer.decode(passage.body[q.start : q.end + 1]) for q in passage.questions]
     assert sorted(found) == ["4 march", "5433", "hansen", "november"]
 
 
 def test_a_long_context_is_cut_into_windows_that_hold_their_answers(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "bert" / "tokenizer.json"))
-    passages = load_passages([folder / "train.jsonl"], tokenizer, window=12, overlap=4)
+    passages = load_passages([folder / "train.jsonl"], tokenizer, window=12)
     assert all(len(passage.body) <= 12 for passage in passages)
     found = [tokenizer.decode(p.body[q.start : q.end + 1]) for p in passages for q in p.questions]
     assert sorted(found) == ["4 march", "5433", "hansen", "november"]
@@ -176,7 +176,7 @@ def test_a_run_with_other_options_is_refused(folder: Path, tmp_path: Path) -> No
         eval_every=1,
         save_every=1,
     )
-    with pytest.raises(ExportError, match="another configuration"):
+    with pytest.raises(ExportError, match="other options or data"):
         train(folder / "bert", data, data, tmp_path / "run", SPLIT, TrainConfig(steps=1, window=40, lr=1.0))
 
 
@@ -199,6 +199,32 @@ def test_inputs_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> No
         build(tmp_path, SPLIT)
     with pytest.raises(ExportError, match=r"nothing\.jsonl does not exist"):
         list(load_passages([tmp_path / "nothing.jsonl"], Tokenizer.from_file(str(folder / "bert/tokenizer.json")), 40))
-    (tmp_path / "bad.jsonl").write_text("{}\n{")
-    with pytest.raises(ExportError, match=r"bad\.jsonl:2 is not JSON"):
-        list(read_rows([tmp_path / "bad.jsonl"]))
+    row = '{"context": "", "question": "", "answers": []}'
+    for line, message in (("{", "is not JSON"), ("3", "is no object with"), ("{}", "is no object with")):
+        (tmp_path / "bad.jsonl").write_text(f"{row}\n{line}")
+        with pytest.raises(ExportError, match=rf"bad\.jsonl:2 {message}"):
+            list(read_rows([tmp_path / "bad.jsonl"]))
+
+
+def test_files_without_an_answerable_question_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text('{"context": "a", "question": "b", "answers": []}')
+    with pytest.raises(ExportError, match="hold no answerable question"):
+        train(
+            folder / "bert",
+            [tmp_path / "none.jsonl"],
+            [tmp_path / "none.jsonl"],
+            tmp_path / "run",
+            SPLIT,
+            TrainConfig(),
+        )
+
+
+def test_a_finished_run_keeps_its_figures_when_it_is_started_again(folder: Path, tmp_path: Path) -> None:
+    data = [folder / "train.jsonl"]
+    config = TrainConfig(steps=2, window=40)
+    records = []
+    for _ in range(2):
+        train(folder / "bert", data, data, tmp_path / "run", SPLIT, config, eval_every=2, save_every=2)
+        records.append(json.loads((tmp_path / "run" / "train.json").read_text()))
+    assert records[0] == records[1]
+    assert "f1" in records[0]["dev"]
