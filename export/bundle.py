@@ -24,7 +24,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from optimum.exporters.onnx import export_models, validate_models_outputs
 from tokenizers import Tokenizer
 
-from export.data import MAX_HEADING, MAX_QUESTION
+from export.data import MAX_HEADING, MAX_QUESTION, load_tokenizer
 from export.graphs import (
     GraphConfig,
     GraphPart,
@@ -118,9 +118,7 @@ def _export(
         validate_models_outputs(parts, compared, floats, use_subprocess=False)
     except Exception as error:  # Optimum raises four unrelated types for the same fact
         raise ExportError(f"the exported graphs differ from the reader, nothing was written: {error}") from error
-    tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = load_tokenizer(run)
     parity = {"float32": _parity_torch(reader, floats / LOWER, tokenizer)}
     for part in parts:
         source, target = floats / f"{part}.onnx", work / f"{part}.onnx"

@@ -105,6 +105,14 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
                 yield row
 
 
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """A checkpoint's tokenizer, without the truncation and padding that published ones come with."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> list[Passage]:
     """
     Rows grouped by context, tokenized, cut into windows of at most `window` body tokens.

@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from export.data import Batch, Passage, batches, load_passages
+from export.data import Batch, Passage, batches, load_passages, load_tokenizer
 from export.reader import SplitConfig, SplitReader, build, load_bert, run_layers
 from store.bundle import file_hash
 from store.errors import ExportError
@@ -335,9 +334,7 @@ def train(
             raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
     torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = load_tokenizer(checkpoint)
     trainer = Trainer(checkpoint, out, split, config, device, [path.name for path in files])
     trainer.resume()
     train_set = load_passages(files, tokenizer, config.window)

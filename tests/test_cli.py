@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from app import __version__
+from app import __version__, cli
 from app.assistant import Assistant
 from app.cli import _ProgressLine
 from app.documents import decode
@@ -145,15 +145,20 @@ def test_without_a_command_the_chat_opens_over_the_places_of_the_flags(
     refused(run("--store", own_sample.state / "nowhere.db"), 3, "no notes are indexed yet")
 
 
-def test_a_bug_is_told_from_an_abstention(run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_told_from_an_abstention(
+    own_sample: Places, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("app.assistant.Assistant.ask", broken)
-    outcome = run("ask", QUESTION)
-    assert outcome.code == 70
-    assert "Traceback" in outcome.err
-    assert outcome.err.endswith("this is a bug, please report it with the lines above\n")
+    monkeypatch.setattr(sys, "argv", ["btr-assistant", "--store", str(own_sample.store), "ask", QUESTION])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 70
+    error = capsys.readouterr().err
+    assert "ZeroDivisionError" in error
+    assert error.endswith("this is a bug, please report it with the lines above\n")
 
 
 def test_help_and_version_need_nothing(run: Run) -> None:

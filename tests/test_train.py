@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 from transformers import BertModel
 
-from export.data import Batch, batches, load_passages, read_rows
+from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.reader import SplitConfig, build, run_layers, shared_tokens
 from export.train import TrainConfig, Trainer, body_states, load_reader, read_batch, task_loss, train
 from store.errors import ExportError
@@ -26,13 +25,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def one_batch(folder: Path, negatives: float = 0.0) -> Batch:
-    tokenizer = Tokenizer.from_file(str(folder / "bert" / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder / "bert")
     passages = load_passages([folder / "train.jsonl"], tokenizer, window=40)
     return next(iter(batches(passages, 4096, negatives, 0)))
 
 
 def test_gold_spans_are_the_answers_tokens(folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "bert" / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder / "bert")
     found = []
     for passage in load_passages([folder / "train.jsonl"], tokenizer, window=40):
         found += [tokenizer.decode(passage.body[q.start : q.end + 1]) for q in passage.questions]
@@ -40,7 +39,7 @@ def test_gold_spans_are_the_answers_tokens(folder: Path) -> None:
 
 
 def test_a_long_context_is_cut_into_windows_that_hold_their_answers(folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "bert" / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder / "bert")
     passages = load_passages([folder / "train.jsonl"], tokenizer, window=12)
     assert all(len(passage.body) <= 12 for passage in passages)
     found = [tokenizer.decode(p.body[q.start : q.end + 1]) for p in passages for q in p.questions]
@@ -198,7 +197,7 @@ def test_inputs_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> No
     with pytest.raises(ExportError, match=r"no config\.json"):
         build(tmp_path, SPLIT)
     with pytest.raises(ExportError, match=r"nothing\.jsonl does not exist"):
-        list(load_passages([tmp_path / "nothing.jsonl"], Tokenizer.from_file(str(folder / "bert/tokenizer.json")), 40))
+        list(load_passages([tmp_path / "nothing.jsonl"], load_tokenizer(folder / "bert"), 40))
     row = '{"context": "", "question": "", "answers": []}'
     for line, message in (("{", "is not JSON"), ("3", "is no object with"), ("{}", "is no object with")):
         (tmp_path / "bad.jsonl").write_text(f"{row}\n{line}")
