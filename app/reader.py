@@ -8,9 +8,11 @@ passage's bits; its logits are relative to the passage's null logit, so spans co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 from unicodedata import combining
 
@@ -21,6 +23,7 @@ from app.bundle import Bundle, EncodedQuestion
 from store.codec import Bits, Floats
 
 MAX_ANSWER_TOKENS = 30
+_BLOCK_END = re.compile(r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*+>|]|#{1,6}|\d+[.)])[ \t])")
 
 
 class Cancelled(Exception):
@@ -86,7 +89,7 @@ class ExtractiveReader:
             passage = passages[index]
             tokens = self._bundle.tokenize(passage.text)
             start, end = self._bundle.span_logits(question, tokens.ids, passage.bits, passage.scale)
-            first, last, score = best_span(start, end)
+            first, last, score = best_span(start, end, blocks(passage.text, tokens.offsets))
             a, b = whole_words(passage.text, tokens.offsets[first][0], tokens.offsets[last][1])
             return Span(index, a, b, score)
 
@@ -102,13 +105,34 @@ def probabilities(spans: Sequence[Span], null_logit: float) -> list[float]:
     return [float(p) for p in (odds / odds.sum())[1:]]
 
 
-def best_span(start: Floats, end: Floats, longest: int = MAX_ANSWER_TOKENS) -> tuple[int, int, float]:
-    """Start and end logits (n,) -> first and last token of the best span of at most `longest` tokens, and its score."""
+def best_span(
+    start: Floats, end: Floats, block: npt.NDArray[np.int64] | None = None, longest: int = MAX_ANSWER_TOKENS
+) -> tuple[int, int, float]:
+    """
+    Start and end logits (n,) -> first and last token of the best span, and its score.
+
+    A span has at most `longest` tokens and, where `block` (n,) is given, does not leave its block.
+    """
     scores = start[:, None] + end[None, :]
-    scores = np.where(np.tri(len(start), dtype=bool).T, scores, -np.inf)
-    scores[np.triu_indices_from(scores, k=longest)] = -np.inf
+    allowed = _spans(len(start), longest)
+    if block is not None:
+        allowed = allowed & (block[:, None] == block[None, :])
+    scores = np.where(allowed, scores, -np.inf)
     first, last = divmod(int(scores.argmax()), len(start))
     return first, last, float(scores[first, last])
+
+
+@lru_cache(maxsize=256)
+def _spans(tokens: int, longest: int) -> npt.NDArray[np.bool_]:
+    """(first, last) pairs that make a span of 1 to `longest` tokens."""
+    length = np.arange(tokens)[None, :] - np.arange(tokens)[:, None] + 1
+    return (length >= 1) & (length <= longest)
+
+
+def blocks(text: str, offsets: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """Which paragraph, list item, table row or heading of the text each token (n,) belongs to: no answer spans two."""
+    cuts = [match.start() for match in _BLOCK_END.finditer(text)]
+    return np.searchsorted(cuts, [start for start, _ in offsets], side="right")
 
 
 def whole_words(text: str, start: int, end: int) -> tuple[int, int]:

@@ -19,8 +19,10 @@ CANDIDATES = 200
 """Passages that each of the two rankings contributes."""
 RESCORED = 1000
 """Passages of the Hamming scan that are scored again."""
-FUSION = 20.0
+FUSION = 5.0
 """Constant of reciprocal rank fusion: small trusts the top ranks more."""
+LEXICAL_WEIGHT = 2.0
+"""What a rank by words counts against a rank by codes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Retriever:
         each = max(CANDIDATES, limit)
         lexical = [passage_id for passage_id, _ in self._store.match(question, each)]
         semantic = self.nearest(code, each)
-        return fuse([lexical, semantic])[:limit]
+        return fuse(lexical, semantic)[:limit]
 
     def nearest(self, code: Floats, limit: int) -> list[int]:
         """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""
@@ -69,10 +71,10 @@ class Retriever:
             self._version = version
 
 
-def fuse(rankings: Sequence[Sequence[int]]) -> list[Hit]:
-    """Reciprocal rank fusion: the sum over rankings of 1 / (FUSION + rank)."""
+def fuse(lexical: Sequence[int], semantic: Sequence[int]) -> list[Hit]:
+    """Weighted reciprocal rank fusion: the sum over both rankings of weight / (FUSION + rank)."""
     scores: dict[int, float] = {}
-    for ranking in rankings:
+    for weight, ranking in ((LEXICAL_WEIGHT, lexical), (1.0, semantic)):
         for rank, passage_id in enumerate(ranking, start=1):
-            scores[passage_id] = scores.get(passage_id, 0.0) + 1 / (FUSION + rank)
+            scores[passage_id] = scores.get(passage_id, 0.0) + weight / (FUSION + rank)
     return [Hit(i, score) for i, score in sorted(scores.items(), key=lambda item: (-item[1], item[0]))]

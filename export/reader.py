@@ -98,8 +98,10 @@ class UpperEncoder(nn.Module):
         """
         states = torch.cat([q, p + self.segment], dim=1)
         mask = torch.cat([q_mask, p_mask], dim=1)
-        logits = self.span(run_layers(self.layers, states, mask))
-        relative = logits[:, q.shape[1] :] - logits[:, :1]
+        states = run_layers(self.layers[:-1], states, mask)
+        needed = torch.cat([states[:, :1], states[:, q.shape[1] :]], dim=1)  # nobody reads the question's last states
+        logits = self.span(run_last_layer(self.layers[-1], needed, states, mask))
+        relative = logits[:, 1:] - logits[:, :1]
         relative = torch.where(p_mask[..., None], relative, MASKED)
         return relative[..., 0], relative[..., 1]
 
@@ -113,8 +115,7 @@ class RetrievalHead(nn.Module):
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """Lower states (B, L, d) with their mask (B, L) -> code (B, c), before any sign is taken."""
-        weights = mask[..., None].to(h.dtype)
-        return self.dense((h * weights).sum(1) / weights.sum(1).clamp(min=1))
+        return self.dense(mean_state(h, mask))
 
 
 class SplitReader(nn.Module):
@@ -164,6 +165,12 @@ class SplitReader(nn.Module):
         return torch.where(y > 0, 1.0, -1.0), rms(y)[..., 0], self.retrieval(h, mask)
 
 
+def mean_state(h: Tensor, mask: Tensor) -> Tensor:
+    """Mean of states (B, L, d) where mask (B, L) is true -> (B, d)."""
+    weights = mask[..., None].to(h.dtype)
+    return (h * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
 def shared_tokens(p_ids: Tensor, p_mask: Tensor, q_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Which passage tokens (B, L) stand in the question and which question tokens (B, Q) in the passage."""
     same = (p_ids[:, :, None] == q_ids[:, None, :]) & p_mask[:, :, None]
@@ -172,10 +179,21 @@ def shared_tokens(p_ids: Tensor, p_mask: Tensor, q_ids: Tensor) -> tuple[Tensor,
 
 def run_layers(layers: nn.ModuleList, states: Tensor, mask: Tensor) -> Tensor:
     """Self-attention layers over states (B, L, d), each token attending where mask (B, L) is true."""
-    bias = torch.where(mask, 0.0, torch.finfo(states.dtype).min)[:, None, None, :].to(states.dtype)
+    bias = _bias(mask, states)
     for layer in layers:
         states = layer(states, attention_mask=bias)[0]
     return states
+
+
+def run_last_layer(layer: nn.Module, needed: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+    """A self-attention layer for some of its positions: needed (B, N, d) attend to all states (B, L, d)."""
+    attended = layer.attention(needed, attention_mask=_bias(mask, states), encoder_hidden_states=states)[0]
+    return layer.feed_forward_chunk(attended)
+
+
+def _bias(mask: Tensor, states: Tensor) -> Tensor:
+    bias = torch.where(mask, 0.0, torch.finfo(states.dtype).min)
+    return bias[:, None, None, :].to(states.dtype)
 
 
 def load_bert(checkpoint: Path) -> BertModel:

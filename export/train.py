@@ -3,7 +3,8 @@ Train a split reader: task loss with shared normalisation, binarizer from `binar
 
 One schedule, one run: the first part trains with float states, then the binarizer's constants are fitted on the
 states of that moment and the rest trains through the signs (method: BTR section 3.1, initialise from data). The
-retrieval head learns the sentence embeddings of the untouched checkpoint, rotated so that its signs are even.
+retrieval head learns the sentence embeddings of the untouched checkpoint, rotated so that its signs are even; at the
+end, on the finished lower encoder, it learns to find each question's passage among others, through the signs (BPR).
 
 A run is a folder: `last.pt` (everything needed to go on), `log.jsonl`, and the result in `reader.safetensors`,
 `split.json`, `config.json`, `tokenizer.json`, `train.json`. The same command on a folder with a `last.pt` goes on where
@@ -25,8 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from export.binarizer import SignSTE, rms
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
-from export.reader import SplitConfig, SplitReader, build, load_bert, run_layers
+from export.reader import SplitConfig, SplitReader, build, load_bert, mean_state, run_layers
 from store.bundle import file_hash
 from store.errors import ExportError
 
@@ -49,6 +51,9 @@ class TrainConfig:
     """Share of the steps after which passages are read through their signs."""
     teacher_every: int = 3
     """Distil the sentence embeddings at every n-th step."""
+    retrieval_passages: int = 6000
+    """Passages, with their questions, for the retrieval head's last stage."""
+    retrieval_epochs: int = 30
     seed: int = 0
 
 
@@ -123,6 +128,8 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
         self.binarized = False
+        self.retrieves = False
+        """Whether the retrieval head has had its last stage."""
 
     @staticmethod
     def _is_fresh(name: str) -> bool:
@@ -145,7 +152,7 @@ class Trainer:
         self.reader.load_state_dict(state["reader"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.binarized = state["step"], state["binarized"]
+        self.step, self.binarized, self.retrieves = state["step"], state["binarized"], state["retrieves"]
 
     def save(self) -> None:
         """Write the checkpoint and the reader, each in one replace: a kill leaves the previous ones."""
@@ -155,6 +162,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "step": self.step,
             "binarized": self.binarized,
+            "retrieves": self.retrieves,
             "config": asdict(self.config),
             "split": self.reader.config.to_json(),
             "inputs": self.inputs,
@@ -183,6 +191,10 @@ class Trainer:
             if self.step % save_every == 0 or self.step == config.steps:
                 self.save()
         bar.close()
+        if not self.retrieves:
+            train_retrieval(self.reader, train, self.config, self.device)
+            self.retrieves = True
+            self.save()
         return figures or evaluate(self.reader, dev, self.binarized, self.device)
 
     def _batches(self, train: list[Passage]) -> Iterator[Batch]:
@@ -249,8 +261,7 @@ def sentence_embedding(bert: torch.nn.Module, ids: Tensor) -> Tensor:
     """Mean of the last states, normalised, (B, L) -> (B, d): what sentence-transformers computes."""
     mask = ids != 0
     h = run_layers(bert.encoder.layer, bert.embeddings(input_ids=ids), mask)  # type: ignore[arg-type,operator,union-attr]
-    weights = mask[..., None].to(h.dtype)
-    return F.normalize((h * weights).sum(1) / weights.sum(1), dim=-1)
+    return F.normalize(mean_state(h, mask), dim=-1)
 
 
 @torch.no_grad()
@@ -275,6 +286,42 @@ def evaluate(reader: SplitReader, dev: list[Passage], binarized: bool, device: t
             exact += bool(s == a and e == b)
             count += 1
     return {"em": round(100 * exact / count, 2), "f1": round(100 * overlap / count, 2)}
+
+
+def train_retrieval(reader: SplitReader, train: list[Passage], config: TrainConfig, device: torch.device) -> None:
+    """
+    Teach the retrieval head alone to find each question's passage among a few hundred others.
+
+    The lower encoder is finished, so each text is encoded once; the loss is cross-entropy over the passages of a batch,
+    float question code against signs of the passage code (BPR), as the program will score them.
+    """
+    reader.eval()
+    pooled_p, pooled_q, owner = [], [], []
+    seen = 0
+    with torch.no_grad():
+        for batch in batches(train, 4 * config.pair_tokens, 0.0, config.seed):
+            batch = to_device(batch, device)
+            for ids, pooled in ((batch.passage_ids, pooled_p), (batch.question_ids, pooled_q)):
+                pooled.append(mean_state(reader.lower(ids, ids != 0), ids != 0))
+            owner.append(batch.pair_passage + seen)
+            seen += len(batch.passage_ids)
+            if seen >= config.retrieval_passages:
+                break
+    p, q, own = torch.cat(pooled_p), torch.cat(pooled_q), torch.cat(owner)
+    head = reader.retrieval.dense
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.head_lr, weight_decay=config.weight_decay)
+    generator = torch.Generator().manual_seed(config.seed)
+    for _ in tqdm(range(config.retrieval_epochs), unit="epoch", desc="retrieval", disable=None):
+        for chosen in torch.randperm(len(q), generator=generator).split(256):
+            chosen = chosen.to(device)
+            passages, target = torch.unique(own[chosen], return_inverse=True)
+            code = head(p[passages])
+            signs = SignSTE.apply(code / rms(code))
+            similarity = F.normalize(head(q[chosen]), dim=-1) @ signs.T  # up to sqrt(c), about 20
+            loss = F.cross_entropy(similarity, target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from app.bundle import Bundle
 from app.documents import Document
 from app.indexer import encode
 from app.passages import PassageSplitter
-from app.reader import Cancelled, ExtractiveReader, PassageBits, Span, best_span, probabilities, whole_words
+from app.reader import Cancelled, ExtractiveReader, PassageBits, Span, best_span, blocks, probabilities, whole_words
 from store.codec import token_arrays
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 12), elements=st.integers(-20, 20).map(float))
@@ -32,7 +33,7 @@ def passage(bundle: Bundle, text: str) -> PassageBits:
 @given(LOGITS, st.data(), st.integers(1, 12))
 def test_the_best_span_is_that_of_the_definition(start: np.ndarray, data: st.DataObject, longest: int) -> None:
     end = data.draw(hnp.arrays(np.float32, len(start), elements=st.integers(-20, 20).map(float)))
-    first, last, score = best_span(start, end, longest)
+    first, last, score = best_span(start, end, longest=longest)
     n = len(start)
     assert score == max(start[i] + end[j] for i in range(n) for j in range(i, min(n, i + longest)))
     assert score == start[first] + end[last]
@@ -116,3 +117,15 @@ def test_reading_stops_when_it_is_cancelled(bundle: Bundle) -> None:
 
     with pytest.raises(Cancelled):
         ExtractiveReader(bundle).read(bundle.encode_question("Which?"), inputs, cancelled)
+
+
+def test_a_span_does_not_leave_its_block() -> None:
+    start, end = np.array([5.0, 0, 0, 1], dtype=np.float32), np.array([0, 0, 0, 5.0], dtype=np.float32)
+    assert best_span(start, end)[:2] == (0, 3)
+    assert best_span(start, end, np.array([0, 0, 1, 1]))[:2] == (3, 3)
+
+
+def test_blocks_are_paragraphs_items_rows_and_headings() -> None:
+    text = "one two\nthree\n\nfour\n# five\n- six\n  seven\n| eight |\n2. nine"
+    words = [(match.start(), match.end()) for match in re.finditer(r"[a-z]+", text)]
+    assert blocks(text, words).tolist() == [0, 0, 0, 1, 2, 3, 3, 4, 5]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app import retriever as module
 from app.bundle import Bundle
 from app.places import Places
-from app.retriever import FUSION, Hit, Retriever, fuse
+from app.retriever import FUSION, LEXICAL_WEIGHT, Hit, Retriever, fuse
 from store.codec import Bits, Floats, pack, unpack
 from store.tokens import NewDocument, NewPassage, TokenStore
 from tests.conftest import run_index
@@ -86,14 +86,24 @@ def test_operators_never_hide_a_word(sample_store: TokenStore, words: list[str])
     assert {passage_id for passage_id, _ in sample_store.match("boiler", 50)} <= {passage_id for passage_id, _ in found}
 
 
-def test_fusion_adds_reciprocal_ranks() -> None:
+def test_fusion_adds_weighted_reciprocal_ranks() -> None:
     one, two, three = (1 / (FUSION + rank) for rank in (1, 2, 3))
-    assert fuse([[7, 8, 9], [8, 7]]) == [Hit(7, one + two), Hit(8, two + one), Hit(9, three)]
-    assert fuse([[], []]) == []
+    lexical = LEXICAL_WEIGHT
+    assert fuse([7, 8, 9], [8, 7]) == [
+        Hit(7, lexical * one + two),
+        Hit(8, lexical * two + one),
+        Hit(9, lexical * three),
+    ]
+    assert fuse([], []) == []
+
+
+def test_words_count_more_than_codes() -> None:
+    assert [hit.passage_id for hit in fuse([5, 2], [2, 5])] == [5, 2]
 
 
 def test_equal_scores_keep_the_order_of_the_store() -> None:
-    assert [hit.passage_id for hit in fuse([[5, 2], [2, 5]])] == [2, 5]
+    assert [hit.passage_id for hit in fuse([5, 2], [5, 2])] == [5, 2]
+    assert [hit.passage_id for hit in fuse([], [9, 4])] == [9, 4]
 
 
 def put(store: TokenStore, name: str, codes: Bits) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers import BertModel
 
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
-from export.reader import SplitConfig, build, run_layers, shared_tokens
+from export.reader import SplitConfig, build, run_last_layer, run_layers, shared_tokens
 from export.train import TrainConfig, Trainer, body_states, load_reader, read_batch, task_loss, train
 from store.errors import ExportError
 from tests.tiny import checkpoint, questions
@@ -89,6 +89,15 @@ def test_lower_then_upper_layers_on_one_text_are_the_whole_encoder(folder: Path)
     with torch.no_grad():
         split = run_layers(reader.upper.layers, reader.lower(ids, mask), mask)
         assert torch.allclose(split, whole(ids).last_hidden_state, atol=1e-5)
+
+
+def test_the_last_layer_gives_the_needed_positions_what_the_whole_layer_would(folder: Path) -> None:
+    layer = build(folder / "bert", SPLIT).eval().upper.layers[-1]
+    states = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9)[None] < torch.tensor([[9], [7]])
+    with torch.no_grad():
+        whole = run_layers(torch.nn.ModuleList([layer]), states, mask)
+        assert torch.allclose(run_last_layer(layer, states[:, 4:], states, mask), whole[:, 4:], atol=1e-5)
 
 
 def test_padding_changes_no_logit(folder: Path) -> None:
