@@ -19,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from packaging.requirements import Requirement
 
 from app.assistant import Assistant
+from app.bundle import Bundle, EncodedQuestion
 from app.places import resolve
-from app.reader import PassageBits
+from app.reader import ExtractiveReader, PassageBits
+from store.codec import Bits, Floats
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = (
@@ -89,29 +91,34 @@ def percentiles(seconds: list[float]) -> str:
     return f"{1000 * np.percentile(seconds, 50):.1f} / {1000 * np.percentile(seconds, 95):.1f} ms"
 
 
-def against_unsplit(assistant: Assistant, unsplit: Path, runs: int = 10) -> None:
-    """The same weights with and without a split, alternating, 20 real passages a question."""
-    import onnxruntime
+class UnsplitBundle(Bundle):
+    """The same weights without a split: every layer runs on question and passage together, at question time."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(unsplit / "unsplit.onnx"), options, providers=["CPUExecutionProvider"])
+    def span_logits(
+        self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: np.ndarray
+    ) -> tuple[Floats, Floats]:
+        inputs = {"question_ids": question.ids, "ids": np.array([ids], dtype=np.int64)}
+        start, end = self._session("unsplit.onnx").run(["start", "end"], inputs)
+        return start[0], end[0]
+
+
+def against_unsplit(assistant: Assistant, unsplit: Path, runs: int = 30) -> None:
+    """The reader with and without a split: same code around the graphs, same 20 real passages, alternating."""
     bundle, split_times, whole_times = assistant.bundle, [], []
-    with ThreadPoolExecutor(bundle.threads) as pool:
-        for run in range(runs):
-            question = QUESTIONS[run % len(QUESTIONS)]
-            encoded = bundle.encode_question(question)
-            hits = assistant._retriever.retrieve(question, encoded.code, 20)
-            found = assistant.store.passages([hit.passage_id for hit in hits])
-            bits = assistant.store.token_bits([passage.id for passage in found])
-            inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
-            ids = [np.array([bundle.tokenize(passage.text).ids]) for passage in found]
-            began = time.perf_counter()
-            assistant._reader.read(bundle.encode_question(question), inputs, lambda: False)
-            split_times.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            list(pool.map(lambda i: session.run(None, {"question_ids": encoded.ids, "ids": i}), ids))  # noqa: B023
-            whole_times.append(time.perf_counter() - began)
+    split_reader, whole_reader = ExtractiveReader(bundle), ExtractiveReader(UnsplitBundle.open(unsplit))
+    for run in range(runs):
+        question = QUESTIONS[run % len(QUESTIONS)]
+        encoded = bundle.encode_question(question)
+        hits = assistant._retriever.retrieve(question, encoded.code, 20)
+        found = assistant.store.passages([hit.passage_id for hit in hits])
+        bits = assistant.store.token_bits([passage.id for passage in found])
+        inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
+        began = time.perf_counter()
+        split_reader.read(bundle.encode_question(question), inputs)
+        split_times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        whole_reader.read(encoded, inputs)
+        whole_times.append(time.perf_counter() - began)
     row("read 20 passages, split int8, p50 / p95", percentiles(split_times[1:]))
     row("read 20 passages, unsplit int8, p50 / p95", percentiles(whole_times[1:]))
     ratios = [whole / split for split, whole in zip(split_times[1:], whole_times[1:], strict=True)]
