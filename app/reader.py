@@ -94,7 +94,8 @@ class ExtractiveReader:
             return Span(index, a, b, score)
 
         with ThreadPoolExecutor(self._bundle.threads) as pool:
-            spans = list(pool.map(one, range(len(passages))))
+            longest_first = sorted(range(len(passages)), key=lambda index: -len(passages[index].scale))
+            spans = list(pool.map(one, longest_first))  # so that no thread is left with a long one at the end
         return sorted(spans, key=lambda span: (-span.score, span.passage))
 
 
