@@ -172,9 +172,9 @@ class Assistant:
         candidates = self._candidates(found, spans, probabilities(spans, null_logit))
         answered = bool(spans) and spans[0].score > null_logit
         if answered:
-            sources = [self._source(found[spans[0].passage], spans[0])]
+            sources = [_source(found[spans[0].passage], spans[0])]
         else:
-            sources = [self._closest(passage) for passage in found[:3]]
+            sources = [_closest(passage) for passage in found[:3]]
         ms = [1000 * t for t in (retrieved - began, loaded - retrieved, read - loaded, time.perf_counter() - began)]
         return Answer(
             question=question,
@@ -224,35 +224,34 @@ class Assistant:
             candidates[text.casefold()] = replace(first, confidence=round(first.confidence + confidence, 4))
         return list(candidates.values())[:5]
 
-    def _source(self, passage: StoredPassage, span: Span) -> Source:
-        first, last = quote_around(passage.text, span.start, span.end)
-        return Source(
-            path=passage.path,
-            line=_line(passage, span.start),
-            page=passage.page,
-            heading=passage.heading,
-            quote=passage.text[first:last],
-            quote_start=passage.start + first,
-            start=passage.start + span.start,
-            end=passage.start + span.end,
-            stale=is_stale(passage),
-        )
 
-    def _closest(self, passage: StoredPassage) -> Source:
-        below = _HEADING_LINES.match(passage.text)
-        content = below.end() if below and below.end() < len(passage.text) else 0
-        first, last = quote_around(passage.text, content, content + 1)
-        return Source(
-            path=passage.path,
-            line=_line(passage, first),
-            page=passage.page,
-            heading=passage.heading,
-            quote=passage.text[first:last],
-            quote_start=passage.start + first,
-            start=passage.start + first,
-            end=passage.start + last,
-            stale=is_stale(passage),
-        )
+def _source(passage: StoredPassage, span: Span) -> Source:
+    """Where an answer stands, with the sentence around it."""
+    quote = quote_around(passage.text, span.start, span.end)
+    return _place(passage, quote, (span.start, span.end))
+
+
+def _closest(passage: StoredPassage) -> Source:
+    """Where a passage that answers nothing stands, with its first sentence below its headings."""
+    below = _HEADING_LINES.match(passage.text)
+    content = below.end() if below and below.end() < len(passage.text) else 0
+    quote = quote_around(passage.text, content, content + 1)
+    return _place(passage, quote, quote)
+
+
+def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int]) -> Source:
+    """A source from two character ranges of a passage's text."""
+    return Source(
+        path=passage.path,
+        line=_line(passage, span[0]),
+        page=passage.page,
+        heading=passage.heading,
+        quote=passage.text[slice(*quote)],
+        quote_start=passage.start + quote[0],
+        start=passage.start + span[0],
+        end=passage.start + span[1],
+        stale=is_stale(passage),
+    )
 
 
 def _line(passage: StoredPassage, start: int) -> int:

@@ -119,7 +119,7 @@ class Bundle:
         options.intra_op_num_threads = 1  # parallel over passages instead, see above
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        provider = devices()[self.device] if self.device != "cpu" else CPU
+        provider = devices()[self.device]
         providers = list(dict.fromkeys([provider, CPU]))
         try:
             session = onnxruntime.InferenceSession(str(self.folder / name), options, providers=providers)
