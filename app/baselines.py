@@ -12,18 +12,50 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from app.bundle import Bundle, EncodedQuestion
-from app.reader import ExtractiveReader, PassageBits
+from app.reader import ExtractiveReader, PassageBits, Reader, Span, best_first, each_passage, span_of
 from store.bundle import FULL, SPLIT_LOWER, SPLIT_UPPER
 from store.codec import Floats
 from store.errors import ModelError
 
 
-class FullReader(ExtractiveReader):
-    """Question and passage together through every layer: the reader that nothing was taken from."""
+class TextReader:
+    """Reads every passage to the end, from its text."""
+
+    graphs: tuple[str, ...]
 
     def __init__(self, bundle: Bundle) -> None:
-        _require(bundle, FULL)
-        super().__init__(bundle)
+        for name in self.graphs:
+            if name not in bundle.manifest.files:
+                raise ModelError(
+                    f"bundle {bundle.folder} has no {name} to compare with: "
+                    "make one with btr-export bundle --with-baselines"
+                )
+        self.bundle = bundle
+
+    def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
+        """Start and end logits (n,) over a passage's tokens, relative to no answer."""
+        raise NotImplementedError
+
+    def read(
+        self,
+        question: EncodedQuestion,
+        passages: Sequence[PassageBits],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> list[Span]:
+        """The best span of each passage, best first; raises `Cancelled`."""
+
+        def one(index: int) -> Span:
+            passage = passages[index]
+            start, end = self.logits(question, passage, self.bundle.tokenize(passage.text).ids)
+            return span_of(self.bundle, index, passage.text, start, end)
+
+        return best_first(each_passage(self.bundle, passages, range(len(passages)), one, cancelled))
+
+
+class FullReader(TextReader):
+    """Question and passage together through every layer: the reader that nothing was taken from."""
+
+    graphs = (FULL,)
 
     def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
         """Start and end logits (n,) over a passage's tokens."""
@@ -37,13 +69,10 @@ class FullReader(ExtractiveReader):
         return start[0, body], end[0, body]
 
 
-class FloatSplitReader(ExtractiveReader):
+class FloatSplitReader(TextReader):
     """The split reader before its states were binarized; a passage's states are computed anew."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        _require(bundle, SPLIT_LOWER)
-        _require(bundle, SPLIT_UPPER)
-        super().__init__(bundle)
+    graphs = (SPLIT_LOWER, SPLIT_UPPER)
 
     def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
         """Start and end logits (n,) over a passage's tokens."""
@@ -61,15 +90,8 @@ class FloatSplitReader(ExtractiveReader):
         return start[0], end[0]
 
 
-READERS: dict[str, Callable[[Bundle], ExtractiveReader]] = {
+READERS: dict[str, Callable[[Bundle], Reader]] = {
     "binarized": ExtractiveReader,
     "split": FloatSplitReader,
     "full": FullReader,
 }
-
-
-def _require(bundle: Bundle, name: str) -> None:
-    if name not in bundle.manifest.files:
-        raise ModelError(
-            f"bundle {bundle.folder} has no {name} to compare with: make one with btr-export bundle --with-baselines"
-        )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from store.bundle import LOWER, TOKENIZER, UPPER, Manifest, read_manifest, verify
+from store.bundle import LOWER, SPAN, TOKENIZER, UPPER, Manifest, read_manifest, verify
 from store.codec import Bits, Floats, pack, scales_to_bytes
 from store.errors import ModelError, UsageError
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CPU = "CPUExecutionProvider"
+SLOW_FUSIONS = ["SkipLayerNormFusion"]
+"""Graph rewrites of ONNX Runtime that cost time on a CPU: the lower graph takes 1.04x as long with it."""
 REMOTE = {"AzureExecutionProvider"}
 """Providers that would send data elsewhere: never offered."""
 
@@ -61,6 +63,18 @@ class EncodedQuestion:
     """(1, q, d)."""
     code: Floats
     """(c,)."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A passage and a question below the last layer."""
+
+    ids: npt.NDArray[np.int64]
+    """(1, n) of the passage."""
+    joint: Floats
+    """(1, q + n, d)."""
+    relevance: float
+    """Best span of the early span head, relative to no answer: large is near."""
 
 
 class Bundle:
@@ -119,7 +133,9 @@ class Bundle:
         provider = devices()[self.device]
         providers = list(dict.fromkeys([provider, CPU]))
         try:
-            session = onnxruntime.InferenceSession(str(self.folder / name), options, providers=providers)
+            session = onnxruntime.InferenceSession(
+                str(self.folder / name), options, providers=providers, disabled_optimizers=SLOW_FUSIONS
+            )
         except Exception as error:  # ONNX Runtime's own exception types are not public
             raise ModelError(f"{self.folder / name} cannot be loaded ({error}): export the bundle again") from error
         if session.get_providers()[0] != provider:  # it falls back to the CPU without a word
@@ -168,18 +184,25 @@ class Bundle:
         states, code = self.run(LOWER, ["states", "code"], {"ids": ids})
         return EncodedQuestion(ids, states, code[0])
 
-    def span_logits(
+    def survey(
         self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: npt.NDArray[np.float16]
-    ) -> tuple[Floats, Floats]:
-        """One passage's ids, bits (n, m / 8) and scales (n,) -> start and end logits (n,), 0 meaning no answer."""
+    ) -> Survey:
+        """One passage's ids, bits (n, m / 8) and scales (n,) through all upper layers but the last."""
+        passage = np.array([ids], dtype=np.int64)
         inputs: dict[str, npt.NDArray[Any]] = {
             "question_states": question.states,
             "question_ids": question.ids,
-            "ids": np.array([ids], dtype=np.int64),
+            "ids": passage,
             "bits": bits[None],
             "scale": scale[None],
         }
-        start, end = self.run(UPPER, ["start", "end"], inputs)
+        joint, relevance = self.run(UPPER, ["joint", "relevance"], inputs)
+        return Survey(passage, joint, float(relevance[0]))
+
+    def span_logits(self, question: EncodedQuestion, survey: Survey) -> tuple[Floats, Floats]:
+        """The last layer and the span head -> start and end logits (n,) of a surveyed passage, 0 meaning no answer."""
+        inputs: dict[str, npt.NDArray[Any]] = {"joint": survey.joint, "question_ids": question.ids, "ids": survey.ids}
+        start, end = self.run(SPAN, ["start", "end"], inputs)
         return start[0], end[0]
 
     @cached_property

@@ -1,7 +1,7 @@
 """
 Readers: stored passages and a question in, ranked answers out.
 
-`Reader` is all that the rest of the program knows. `ExtractiveReader` (BTR-BERT) runs the upper graph on each
+`Reader` is all that the rest of the program knows. `ExtractiveReader` (BTR-BERT) runs the upper graphs on each
 passage's bits; its logits are relative to the passage's null logit, so spans compare across passages and 0 means
 "not in this passage".
 """
@@ -9,20 +9,22 @@ passage's bits; its logits are relative to the passage's null logit, so spans co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 from unicodedata import combining
 
 import numpy as np
 import numpy.typing as npt
 
-from app.bundle import Bundle, EncodedQuestion
+from app.bundle import Bundle, EncodedQuestion, Survey
 from store.codec import Bits, Floats
 
 MAX_ANSWER_TOKENS = 30
+FINISHED = 8
+"""Passages that go through the last layer: on validation questions more gained nothing."""
 _BLOCK_END = re.compile(r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*+>|]|#{1,6}|\d+[.)])[ \t])")
 
 
@@ -63,7 +65,7 @@ class Reader(Protocol):
         self, question: EncodedQuestion, passages: Sequence[PassageBits], cancelled: Callable[[], bool]
     ) -> list[Span]:
         """
-        The best span of each passage, best first.
+        The best span of each passage, best first; passages without any hope may be left out.
 
         Raises:
             Cancelled: If `cancelled` became true before all passages were read.
@@ -72,14 +74,15 @@ class Reader(Protocol):
 
 
 class ExtractiveReader:
-    """Span reader over the upper graph, one passage a thread."""
+    """
+    Span reader over the upper graphs, one passage a thread.
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+    Every passage goes through all upper layers but the last; only the `finished` ones in which the early span head
+    finds most go through the last and can hold the answer.
+    """
 
-    def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
-        """Start and end logits (n,) of a passage with token ids (n,), relative to no answer."""
-        return self.bundle.span_logits(question, ids, passage.bits, passage.scale)
+    def __init__(self, bundle: Bundle, finished: int = FINISHED) -> None:
+        self._bundle, self._finished = bundle, finished
 
     def read(
         self,
@@ -87,22 +90,60 @@ class ExtractiveReader:
         passages: Sequence[PassageBits],
         cancelled: Callable[[], bool] = lambda: False,
     ) -> list[Span]:
-        """The best span of each passage, best first; raises `Cancelled`."""
+        """The best span of each finished passage, best first; raises `Cancelled`."""
+        surveyed: dict[int, Survey] = {}
 
-        def one(index: int) -> Span:
-            if cancelled():
-                raise Cancelled
+        def survey(index: int) -> None:
             passage = passages[index]
-            tokens = self.bundle.tokenize(passage.text)
-            start, end = self.logits(question, passage, tokens.ids)
-            first, last, score = best_span(start, end, blocks(passage.text, tokens.offsets))
-            a, b = whole_words(passage.text, tokens.offsets[first][0], tokens.offsets[last][1])
-            return Span(index, a, b, score)
+            ids = self._bundle.tokenize(passage.text).ids
+            surveyed[index] = self._bundle.survey(question, ids, passage.bits, passage.scale)
 
-        with ThreadPoolExecutor(self.bundle.threads) as pool:
-            longest_first = sorted(range(len(passages)), key=lambda index: -len(passages[index].scale))
-            spans = list(pool.map(one, longest_first))  # so that no thread is left with a long one at the end
-        return sorted(spans, key=lambda span: (-span.score, span.passage))
+        def finish(index: int) -> Span:
+            start, end = self._bundle.span_logits(question, surveyed[index])
+            return span_of(self._bundle, index, passages[index].text, start, end)
+
+        each_passage(self._bundle, passages, range(len(passages)), survey, cancelled)
+        best = sorted(surveyed, key=lambda index: (-surveyed[index].relevance, index))[: self._finished]
+        return best_first(each_passage(self._bundle, passages, best, finish, cancelled))
+
+
+T = TypeVar("T")
+
+
+def each_passage(
+    bundle: Bundle,
+    passages: Sequence[PassageBits],
+    chosen: Iterable[int],
+    work: Callable[[int], T],
+    cancelled: Callable[[], bool],
+) -> list[T]:
+    """
+    What `work` makes of each chosen passage, longest first so that no thread is left with a long one at the end.
+
+    Raises:
+        Cancelled: If `cancelled` became true before all of it was done.
+    """
+
+    def unless_cancelled(index: int) -> T:
+        if cancelled():
+            raise Cancelled
+        return work(index)
+
+    with ThreadPoolExecutor(bundle.threads) as pool:
+        return list(pool.map(unless_cancelled, sorted(chosen, key=lambda index: -len(passages[index].scale))))
+
+
+def span_of(bundle: Bundle, index: int, text: str, start: Floats, end: Floats) -> Span:
+    """The best span of a passage's text by its start and end logits (n,)."""
+    offsets = bundle.tokenize(text).offsets
+    first, last, score = best_span(start, end, blocks(text, offsets))
+    a, b = whole_words(text, offsets[first][0], offsets[last][1])
+    return Span(index, a, b, score)
+
+
+def best_first(spans: Iterable[Span]) -> list[Span]:
+    """Spans by score; of equal ones the earlier passage's first."""
+    return sorted(spans, key=lambda span: (-span.score, span.passage))
 
 
 def best_span(

@@ -32,6 +32,8 @@ from export.graphs import (
     GraphConfig,
     LowerGraph,
     LowerOnnxConfig,
+    SpanGraph,
+    SpanOnnxConfig,
     SplitLowerGraph,
     SplitLowerOnnxConfig,
     SplitUpperGraph,
@@ -47,6 +49,7 @@ from store.bundle import (
     FULL,
     LOWER,
     MANIFEST,
+    SPAN,
     SPLIT_LOWER,
     SPLIT_UPPER,
     TOKENIZER,
@@ -138,6 +141,7 @@ def _export(
     parts: dict[str, tuple[nn.Module, GraphConfig]] = {
         Path(LOWER).stem: (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
         Path(UPPER).stem: (UpperGraph(reader, tables), UpperOnnxConfig(reader.bert_config)),
+        Path(SPAN).stem: (SpanGraph(reader, {}), SpanOnnxConfig(reader.bert_config)),
     }
     if baselines:
         full, split = load_full(run / "full"), load_reader(run / "decomposed")
@@ -179,7 +183,11 @@ def quantize(source: Path, target: Path) -> None:
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     # What decides a bit is y = (h - W e - c) P: these two products are small, and stay exact.
     nodes = onnx.load(prepared).graph.node
-    exact = [n.name for n in nodes if n.op_type == "MatMul" and any("binarizer" in i for i in [n.name, *n.input])]
+    exact = [
+        n.name
+        for n in nodes
+        if n.op_type == "MatMul" and any(part in i for part in ("binarizer", "/predict/") for i in [n.name, *n.input])
+    ]
     quantize_dynamic(
         prepared,
         target,
@@ -226,10 +234,10 @@ def _parity_torch(reader: SplitReader, path: Path, tokenizer: Tokenizer) -> dict
 def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer) -> dict[str, float]:
     """The int8 graphs against the float ones on the probes: equal bits, passage codes, and logits end to end."""
     agreements, codes, errors = [], [], []
-    sessions = [(_session(folder / LOWER), _session(folder / UPPER)) for folder in (floats, ints)]
+    sessions = [[_session(folder / name) for name in (LOWER, UPPER, SPAN)] for folder in (floats, ints)]
     for question, passage, body in _probes(tokenizer):
         bits, code, logits = [], [], []
-        for lower, upper in sessions:
+        for lower, upper, span in sessions:
             packed, scale, passage_code = lower.run(["bits", "scale", "code"], {"ids": passage})
             (states,) = lower.run(["states"], {"ids": question})
             inputs = {
@@ -241,7 +249,9 @@ def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer) -> dict[str, 
             }
             bits.append(packed[:, body])
             code.append(passage_code[0] / np.linalg.norm(passage_code[0]))
-            logits.append(np.stack(upper.run(["start", "end"], inputs)))
+            (joint,) = upper.run(["joint"], inputs)
+            rest = {"joint": joint, "question_ids": question, "ids": passage[:, body]}
+            logits.append(np.stack(span.run(["start", "end"], rest)))
         agreements.append(1 - np.bitwise_count(bits[0] ^ bits[1]).mean() / 8)
         codes.append(float(code[0] @ code[1]))
         errors.append(np.abs(logits[0] - logits[1]).mean())

@@ -3,13 +3,18 @@ The trained reader as graphs: what exactly crosses into ONNX, and the `OnnxConfi
 
     lower.onnx   ids (b, n) -> states (b, n, d), bits (b, n, m/8) uint8, scale (b, n), code (b, c)
     upper.onnx   question_states (1, q, d), question_ids (1, q), ids (p, n), bits (p, n, m/8) uint8,
-                 scale (p, n) float16 -> start (p, n), end (p, n), relative to each passage's null logit
+                 scale (p, n) float16 -> joint (p, q + n, d), relevance (p,)
+    span.onnx    joint (p, q + n, d), question_ids (1, q), ids (p, n)
+                 -> start (p, n), end (p, n), relative to each passage's null logit
 
 and, for measuring against, the readers of the steps before (`btr-export bundle --with-baselines`):
 
     full.onnx         ids (1, t), segments (1, t) -> start (1, t), end (1, t), relative to the first token's
     split-lower.onnx  ids (b, n) -> states (b, n, d)
     split-upper.onnx  question_states (1, q, d), question_ids (1, q), ids (p, n), states (p, n, d) -> start, end
+
+The upper encoder is two graphs because a passage that the early span head finds nothing in need not be finished: the
+last layer and the span head run on the best few.
 
 Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
 The base W e(id) + c is a table in the upper graph and a product over the word table in the lower one, which has that
@@ -79,16 +84,15 @@ class GraphPart(nn.Module):
         factors = self.tables["match"](ids) if "match" in self.tables else None
         return self.reader.upper.match(states, shared, factors)
 
-    def read(self, q: Tensor, q_ids: Tensor, p: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        """Question states (1 or p, q, d) and passage states (p, n, d) with their ids -> start and end logits (p, n)."""
+    def join(self, q: Tensor, q_ids: Tensor, p: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Question states (1, q, d), passage states (p, n, d) and their ids -> what the upper encoder takes."""
         passages = ids.shape[0]
         q_ids = q_ids.expand(passages, -1)
         mask = ids != 0
         shared_p, shared_q = shared_tokens(ids, mask, q_ids)
         q = self.add_match(q.expand(passages, -1, -1), q_ids, shared_q)
         p = self.add_match(p, ids, shared_p)
-        reading = self.reader.upper(q, q_ids != 0, p, mask)
-        return {"start": reading.start, "end": reading.end}
+        return q, q_ids != 0, p, mask
 
 
 class LowerGraph(GraphPart):
@@ -109,7 +113,7 @@ class LowerGraph(GraphPart):
 
 
 class UpperGraph(GraphPart):
-    """Question states and stored bits -> span logits; bits are unpacked and states restored in here."""
+    """Question states and stored bits -> joint states below the last layer; bits are unpacked in here."""
 
     def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
         super().__init__(reader, tables)
@@ -122,7 +126,17 @@ class UpperGraph(GraphPart):
         signs = self.signs[bits.long()].flatten(2)
         base = self.tables["base"](ids) if "base" in self.tables else torch.zeros(())
         p = self.reader.binarizer.restore(signs, scale.float()[..., None], base)
-        return self.read(question_states, question_ids, p, ids)
+        joint, start, end = self.reader.upper.survey(*self.join(question_states, question_ids, p, ids))
+        return {"joint": joint, "relevance": start.amax(dim=1) + end.amax(dim=1)}
+
+
+class SpanGraph(GraphPart):
+    """What the upper graph left of a passage -> span logits."""
+
+    def forward(self, joint: Tensor, question_ids: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        q_mask = question_ids.expand(ids.shape[0], -1) != 0
+        start, end, _ = self.reader.upper.finish(joint, q_mask, ids != 0)
+        return {"start": start, "end": end}
 
 
 class FullGraph(nn.Module):
@@ -151,13 +165,14 @@ class SplitUpperGraph(GraphPart):
     """The upper encoder of a split reader that reads float states (DeFormer)."""
 
     def forward(self, question_states: Tensor, question_ids: Tensor, ids: Tensor, states: Tensor) -> dict[str, Tensor]:
-        return self.read(question_states, question_ids, states, ids)
+        reading = self.reader.upper(*self.join(question_states, question_ids, states, ids))
+        return {"start": reading.start, "end": reading.end}
 
 
 class _GraphInputs(DummyInputGenerator):
     """Inputs of the right names, shapes and ranges for tracing and validation, seeded."""
 
-    SUPPORTED_INPUT_NAMES = ("question_states", "question_ids", "ids", "segments", "bits", "scale", "states")
+    SUPPORTED_INPUT_NAMES = ("question_states", "question_ids", "ids", "segments", "bits", "scale", "states", "joint")
 
     def __init__(self, task: str, normalized_config: NormalizedConfig, **shapes: Any) -> None:
         self.config = normalized_config
@@ -176,9 +191,9 @@ class _GraphInputs(DummyInputGenerator):
             return ids
         if input_name == "segments":
             return torch.ones(self.passages, self.length, dtype=torch.int64)
-        if input_name in ("question_states", "states"):
-            rows, length = (self.passages, self.length) if input_name == "states" else (1, self.question)
-            return torch.randn(rows, length, d, generator=generator)
+        if input_name in ("question_states", "states", "joint"):
+            length = {"states": self.length, "joint": self.question + self.length}.get(input_name, self.question)
+            return torch.randn(1 if input_name == "question_states" else self.passages, length, d, generator=generator)
         if input_name == "bits":
             size = (self.passages, self.length, self.config.btr_bits // 8)
             return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
@@ -194,6 +209,8 @@ _AXES: dict[str, dict[int, str]] = {
     "scale": {0: "passages", 1: "passage_length"},
     "states": {0: "passages", 1: "passage_length"},
     "code": {0: "passages"},
+    "joint": {0: "passages", 1: "joint_length"},
+    "relevance": {0: "passages"},
     "start": {0: "passages", 1: "passage_length"},
     "end": {0: "passages", 1: "passage_length"},
 }
@@ -225,6 +242,11 @@ class LowerOnnxConfig(GraphConfig):
 
 class UpperOnnxConfig(GraphConfig):
     input_names = ("question_states", "question_ids", "ids", "bits", "scale")
+    output_names = ("joint", "relevance")
+
+
+class SpanOnnxConfig(GraphConfig):
+    input_names = ("joint", "question_ids", "ids")
     output_names = ("start", "end")
 
 

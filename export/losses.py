@@ -20,11 +20,23 @@ def task_loss(batch: Batch, reading: Reading) -> Tensor:
 
     Logits (N, n) are relative to each passage's null logit, so they add up over passages (shared normalisation).
     """
-    total = torch.zeros((), device=reading.start.device)
+    return span_loss(batch, reading.start, reading.end)
+
+
+def early_loss(batch: Batch, reading: Reading) -> Tensor:
+    """The same of the early span head, which decides what passages are finished."""
+    if reading.early_start is None or reading.early_end is None:
+        raise ValueError("the reading is not a split reader's: it has no early span head")
+    return span_loss(batch, reading.early_start, reading.early_end)
+
+
+def span_loss(batch: Batch, start: Tensor, end: Tensor) -> Tensor:
+    """Cross-entropy of start and end logits (N, n), as `task_loss` describes it."""
+    total = torch.zeros((), device=start.device)
     questions = batch.gold_pair.shape[0]
     answered = batch.gold_pair >= 0
     gold = batch.gold_pair.clamp(min=0)
-    for logits, target in ((reading.start, batch.start), (reading.end, batch.end)):
+    for logits, target in ((start, batch.start), (end, batch.end)):
         per_pair = torch.logsumexp(logits.float(), dim=1)
         table = per_pair.new_full((questions, 3), -1e4)
         table[:, 2] = 0.0

@@ -42,6 +42,9 @@ class Reading:
     """(N, n) end logits, likewise."""
     states: Tensor
     """(N, n, d) last hidden states."""
+    early_start: Tensor | None = None
+    """(N, n) start logits of the early span head, which reads what stands below the last layer; split readers only."""
+    early_end: Tensor | None = None
     attention: Tensor | None = None
     """(N, n) attention that the question pays to each token, where it was asked for."""
 
@@ -87,6 +90,8 @@ class UpperEncoder(nn.Module):
         d = bert.config.hidden_size
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in bert.encoder.layer[-layers:])
         self.segment = nn.Parameter(torch.zeros(d))
+        self.early = nn.Linear(d, 2)
+        """Span head below the last layer: says which passages are worth it."""
         self.span = nn.Linear(d, 2)
         self.match_in = nn.Linear(d, match_rank) if match_rank else None
         self.match_out = nn.Linear(match_rank, d, bias=False) if match_rank else None
@@ -106,13 +111,22 @@ class UpperEncoder(nn.Module):
 
     def forward(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> Reading:
         """Question states q (B, Q, d) and passage states p (B, L, d) -> what was read in the passages."""
+        states, early_start, early_end = self.survey(q, q_mask, p, p_mask)
+        start, end, last = self.finish(states, q_mask, p_mask)
+        return Reading(start, end, last, early_start, early_end)
+
+    def survey(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All layers but the last -> joint states (B, Q + L, d) and the early span head's start and end (B, L)."""
         states = torch.cat([q, p + self.segment], dim=1)
         mask = torch.cat([q_mask, p_mask], dim=1)
         states = run_layers(self.layers[:-1], states, mask)
-        needed = torch.cat([states[:, :1], states[:, q.shape[1] :]], dim=1)  # nobody reads the question's last states
-        states = run_last_layer(self.layers[-1], needed, states, mask)
-        start, end = relative_logits(self.span(states), p_mask)
-        return Reading(start, end, states[:, 1:])
+        return states, *relative_logits(self.early(_null_and_passage(states, q.shape[1])), p_mask)
+
+    def finish(self, states: Tensor, q_mask: Tensor, p_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The last layer over joint states (B, Q + L, d) -> start and end (B, L), last passage states (B, L, d)."""
+        needed = _null_and_passage(states, q_mask.shape[1])  # nobody reads the question's last states
+        last = run_last_layer(self.layers[-1], needed, states, torch.cat([q_mask, p_mask], dim=1))
+        return *relative_logits(self.span(last), p_mask), last[:, 1:]
 
 
 class RetrievalHead(nn.Module):
@@ -187,6 +201,11 @@ def shared_tokens(p_ids: Tensor, p_mask: Tensor, q_ids: Tensor) -> tuple[Tensor,
     return same.any(dim=2), same.any(dim=1)
 
 
+def _null_and_passage(states: Tensor, question: int) -> Tensor:
+    """Joint states (B, Q + L, d) -> those of the null option and of the passage (B, 1 + L, d)."""
+    return torch.cat([states[:, :1], states[:, question:]], dim=1)
+
+
 def relative_logits(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Span logits (B, 1 + L, 2), the null option's first -> start and end (B, L) relative to it, `MASKED` padding."""
     relative = torch.where(mask[..., None], logits[:, 1:] - logits[:, :1], MASKED)
@@ -240,10 +259,10 @@ def check_split(bert_config: BertConfig, config: SplitConfig) -> None:
         ExportError: If the split layer or the sizes do not fit the checkpoint.
     """
     depth, d = bert_config.num_hidden_layers, bert_config.hidden_size
-    if not 1 <= config.split_layer <= depth or not 1 <= config.upper_layers <= depth:
+    if not 1 <= config.split_layer <= depth or not 2 <= config.upper_layers <= depth:
         raise ExportError(
             f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
-            f"each must be 1 to {depth}"
+            f"1 to {depth} below, 2 to {depth} above"
         )
     if config.bits % 8 or config.bits > d or (config.binarizer == "sign" and d % 8):
         raise ExportError(f"{config.bits} bits per token: need a multiple of 8 and at most the hidden size {d}")

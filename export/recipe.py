@@ -44,6 +44,8 @@ class StepConfig:
     temperature: float = 2.0
     recovery: float = 0.0
     """Weight of the passage representation recovery."""
+    early: float = 0.5
+    """Weight of the early span head's task loss."""
     sentences: float = 1.0
     """Weight of the retrieval head's distillation."""
     sentences_every: int = 3

@@ -29,7 +29,7 @@ from transformers import BertConfig, BertModel
 
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
 from export.full import FullReader, gather
-from export.losses import logit_distillation, recovery_loss, task_loss, token_distillation
+from export.losses import early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
 from export.reader import Reading, SplitReader, check_split, load_bert
 from export.recipe import STEPS, Recipe, StepConfig, make_recipe
 from export.retrieval import SentenceTeacher, train_retrieval
@@ -197,6 +197,8 @@ class Trainer:
             return {"task": task_loss(batch, read_full(self.reader, batch))}
         reading, h_p, h_q, bodies, restored = read_split(self.reader, batch, self.name == "binarized")
         losses = {"task": task_loss(batch, reading)}
+        if config.early:
+            losses["early"] = config.early * early_loss(batch, reading)
         if self.full is not None and (config.tokens or config.logits):
             with torch.no_grad():
                 teacher = read_full(self.full, batch, attention=bool(config.tokens))
@@ -342,7 +344,8 @@ def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe) -> AnyReader:
     bert.embeddings.load_state_dict(full.embeddings.state_dict())
     bert.encoder.layer.load_state_dict(full.layers.state_dict())
     reader = SplitReader(bert, recipe.split)
-    reader.upper.span.load_state_dict(full.span.state_dict())
+    for head in (reader.upper.span, reader.upper.early):
+        head.load_state_dict(full.span.state_dict())
     return reader
 
 

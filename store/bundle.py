@@ -1,5 +1,5 @@
 """
-The bundle on disk: a folder with `manifest.json`, `tokenizer.json`, `lower.onnx` and `upper.onnx`.
+The bundle on disk: a folder with `manifest.json`, `tokenizer.json`, `lower.onnx`, `upper.onnx` and `span.onnx`.
 
 `manifest.json` says what the graphs are and carries the hash of every file. The fingerprint covers what decides the
 stored bytes (lower graph, tokenizer, sizes, binarizer): a store keeps it and refuses another one.
@@ -18,7 +18,7 @@ from store.errors import ModelError
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-TOKENIZER, LOWER, UPPER = "tokenizer.json", "lower.onnx", "upper.onnx"
+TOKENIZER, LOWER, UPPER, SPAN = "tokenizer.json", "lower.onnx", "upper.onnx", "span.onnx"
 FULL, SPLIT_LOWER, SPLIT_UPPER = "full.onnx", "split-lower.onnx", "split-upper.onnx"
 """The readers to measure against, in bundles that were made with them."""
 DECIDES_STORED_BITS = (
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
         value = getattr(manifest, name)
         if type(value) is not int or value <= 0:
             raise ModelError(f"{path} says {name} is {value!r}, not a positive number: export the bundle again")
-    if not isinstance(manifest.files, dict) or not {TOKENIZER, LOWER, UPPER} <= set(manifest.files):
+    if not isinstance(manifest.files, dict) or not {TOKENIZER, LOWER, UPPER, SPAN} <= set(manifest.files):
         raise ModelError(f"{path} does not list the files of a bundle: export the bundle again")
     numbers = (manifest.null_logit, manifest.temperature, manifest.threshold)
     if any(type(number) not in (int, float) for number in numbers) or manifest.temperature <= 0:

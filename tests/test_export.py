@@ -8,13 +8,15 @@ import pytest
 import torch
 
 import export.bundle
+from app.baselines import FloatSplitReader, FullReader
 from app.bundle import Bundle
+from app.reader import PassageBits
 from export.binarizer import rms
 from export.bundle import make_bundle
 from export.graphs import LowerGraph, Table
 from export.reader import SplitConfig
-from export.train import load_reader, train
-from store.bundle import LOWER, UPPER, read_manifest, verify
+from export.train import load_full, load_reader, train
+from store.bundle import LOWER, SPAN, UPPER, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError
 from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
@@ -41,7 +43,7 @@ def test_the_float_bundle_reads_as_the_torch_reader_does(run: Path, floats: Path
     bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
     ids = bundle.tokenize(CONTEXT).ids
     question = bundle.encode_question("when was the boiler serviced?")
-    start, end = bundle.span_logits(question, ids, bits, scale)
+    start, end = bundle.span_logits(question, bundle.survey(question, ids, bits, scale))
     head = bundle.tokenizer.encode("heating", add_special_tokens=False).ids
     whole = torch.tensor([[2, *head, 3, *ids, 3]])
     with torch.no_grad():
@@ -55,6 +57,40 @@ def test_the_float_bundle_reads_as_the_torch_reader_does(run: Path, floats: Path
     assert np.allclose(end, expected.end[0], atol=0.1)
 
 
+def test_the_early_head_says_what_the_best_span_below_the_last_layer_scores(run: Path, floats: Path) -> None:
+    reader, bundle = load_reader(run), Bundle.open(floats)
+    encoded = bundle.encode_passage("heating", CONTEXT)
+    bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
+    question, ids = bundle.encode_question("who?"), bundle.tokenize(CONTEXT).ids
+    with torch.no_grad():
+        joint = torch.from_numpy(bundle.survey(question, ids, bits, scale).joint)
+        q = question.ids.shape[1]
+        logits = reader.upper.early(torch.cat([joint[:, :1], joint[:, q:]], dim=1))[0]
+        expected = (logits[1:] - logits[:1]).amax(0).sum()
+    assert bundle.survey(question, ids, bits, scale).relevance == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_baselines_read_as_the_readers_of_their_steps_do(run: Path, floats: Path) -> None:
+    """Twins: full.onnx against step 1 in torch, split-lower.onnx and split-upper.onnx against step 2."""
+    bundle = Bundle.open(floats)
+    question, ids = bundle.encode_question("when was the boiler serviced?"), bundle.tokenize(CONTEXT).ids
+    passage = PassageBits(CONTEXT, np.zeros((len(ids), 2), np.uint8), np.zeros(len(ids), np.float16), "heating")
+    q_ids = torch.from_numpy(question.ids)
+    before, after = bundle.surround("heating")
+    whole, body = torch.tensor([[*before, *ids, *after]]), torch.ones(1, len(ids), dtype=torch.bool)
+    with torch.no_grad():
+        expected = load_full(run / "full")(q_ids, whole, torch.tensor([len(before)]), body)
+        start, end = FullReader(bundle).logits(question, passage, ids)
+        assert np.allclose(start, expected.start[0], atol=0.1)
+        assert np.allclose(end, expected.end[0], atol=0.1)
+        split = load_reader(run / "decomposed")
+        states = split.lower(whole, whole != 0)[:, len(before) : -1]
+        expected = split.read(split.lower(q_ids, q_ids != 0), q_ids, states, torch.tensor([ids]), body)
+        start, end = FloatSplitReader(bundle).logits(question, passage, ids)
+        assert np.allclose(start, expected.start[0], atol=0.1)
+        assert np.allclose(end, expected.end[0], atol=0.1)
+
+
 def test_passages_padded_together_read_as_they_do_alone(floats: Path) -> None:
     bundle = Bundle.open(floats)
     rng = np.random.default_rng(0)
@@ -64,9 +100,12 @@ def test_passages_padded_together_read_as_they_do_alone(floats: Path) -> None:
     bits = rng.integers(0, 256, (2, 9, 2), dtype=np.uint8)
     scale = rng.random((2, 9)).astype(np.float16)
     inputs = {"question_states": q.states, "question_ids": q.ids, "ids": ids, "bits": bits, "scale": scale}
-    together, _ = bundle.run(UPPER, ["start", "end"], inputs)
-    alone, _ = bundle.span_logits(q, ids[1, :6].tolist(), bits[1, :6], scale[1, :6])
+    joint, relevance = bundle.run(UPPER, ["joint", "relevance"], inputs)
+    together, _ = bundle.run(SPAN, ["start", "end"], {"joint": joint, "question_ids": q.ids, "ids": ids})
+    survey = bundle.survey(q, ids[1, :6].tolist(), bits[1, :6], scale[1, :6])
+    alone, _ = bundle.span_logits(q, survey)
     assert np.allclose(together[1, :6], alone, atol=1e-4)
+    assert relevance[1] == pytest.approx(survey.relevance, abs=1e-4)
     assert (together[1, 6:] < -1000).all()
 
 
@@ -76,20 +115,21 @@ def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path,
     assert read_manifest(tmp_path / "int8") == manifest
     verify(tmp_path / "int8", manifest)
     assert {path.name for path in (tmp_path / "int8").iterdir()} == {
-        LOWER, UPPER, "tokenizer.json", "manifest.json"
+        LOWER, UPPER, SPAN, "tokenizer.json", "manifest.json"
     }  # fmt: skip
 
 
 def test_the_sign_variant_exports_without_a_base_table(run: Path, tmp_path: Path) -> None:
     data = [run.parent / "train.jsonl"]
-    split = SplitConfig(split_layer=2, upper_layers=1, binarizer="sign", bits=32, code_bits=32, match_rank=0)
+    split = SplitConfig(split_layer=1, upper_layers=2, binarizer="sign", bits=32, code_bits=32, match_rank=0)
     train(run.parent / "bert", data, data, tmp_path / "run", replace(RECIPE, split=split), share=run)
     make_bundle(tmp_path / "run", tmp_path / "sign", "sign", precision="float32")
     bundle = Bundle.open(tmp_path / "sign")
     encoded = bundle.encode_passage("heating", CONTEXT)
     bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
     assert bits.shape[1] * 8 == 32
-    start, _ = bundle.span_logits(bundle.encode_question("which port?"), bundle.tokenize(CONTEXT).ids, bits, scale)
+    question = bundle.encode_question("which port?")
+    start, _ = bundle.span_logits(question, bundle.survey(question, bundle.tokenize(CONTEXT).ids, bits, scale))
     assert np.isfinite(start).all()
 
 
@@ -129,8 +169,8 @@ def test_a_graph_that_computes_something_else_is_caught(
     def sabotaged(parts: dict, *args: object, **kwargs: object) -> object:
         done = honest(parts, *args, **kwargs)
         with torch.no_grad():
-            parts["upper"][0].reader.upper.span.bias += torch.tensor([0.5, 0.0])
-            parts["upper"][0].reader.upper.span.weight *= 1.5
+            parts["span"][0].reader.upper.span.bias += torch.tensor([0.5, 0.0])
+            parts["span"][0].reader.upper.span.weight *= 1.5
         return done
 
     monkeypatch.setattr(export.bundle, "export_models", sabotaged)

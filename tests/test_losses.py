@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from export.data import Batch
-from export.losses import logit_distillation, recovery_loss, task_loss, token_distillation
+from export.losses import early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
 from export.reader import MASKED, Reading
 
 
@@ -35,6 +35,14 @@ def test_task_loss_normalises_over_passages_and_the_null_option() -> None:
     assert torch.isclose(task_loss(batch(0), reading(logits)), shares[2], atol=1e-5)
     assert torch.isclose(task_loss(batch(1), reading(logits)), shares[4], atol=1e-5)
     assert torch.isclose(task_loss(batch(-1), reading(logits)), shares[0], atol=1e-5)
+
+
+def test_the_early_head_has_the_same_loss() -> None:
+    logits = torch.tensor([[0.3, 1.2], [-0.5, 2.0]])
+    early = Reading(logits * 0, logits * 0, torch.zeros(2, 2, 1), logits, logits)
+    assert early_loss(batch(0), early) == task_loss(batch(0), reading(logits))
+    with pytest.raises(ValueError, match="no early span head"):
+        early_loss(batch(0), reading(logits))
 
 
 def test_token_distillation_looks_at_the_most_attended_half_only() -> None:

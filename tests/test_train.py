@@ -242,7 +242,7 @@ def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
     assert (tmp_path / "run" / "decomposed").resolve() == (whole_run / "decomposed").resolve()
     assert not (tmp_path / "run" / "binarized").is_symlink()
     assert load_reader(tmp_path / "run").config.bits == 24
-    deeper = recipe(split={"upper_layers": 2})
+    deeper = recipe(split={"split_layer": 2})
     train(folder / "bert", data, data, tmp_path / "deeper", deeper, share=whole_run)
     assert (tmp_path / "deeper" / "full").is_symlink()
     assert not (tmp_path / "deeper" / "decomposed").is_symlink()
@@ -258,10 +258,10 @@ def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (SplitConfig(split_layer=4, upper_layers=1, bits=16), "does not fit 3 layers"),
-        (SplitConfig(split_layer=2, upper_layers=0, bits=16), "does not fit 3 layers"),
-        (SplitConfig(split_layer=2, upper_layers=1, bits=12), "multiple of 8"),
-        (SplitConfig(split_layer=2, upper_layers=1, bits=40), "at most the hidden size 32"),
+        (SplitConfig(split_layer=4, upper_layers=2, bits=16), "does not fit 3 layers"),
+        (SplitConfig(split_layer=2, upper_layers=1, bits=16), "does not fit 3 layers"),
+        (SplitConfig(split_layer=1, upper_layers=2, bits=12), "multiple of 8"),
+        (SplitConfig(split_layer=1, upper_layers=2, bits=40), "at most the hidden size 32"),
     ],
 )
 def test_sizes_that_do_not_fit_the_checkpoint_are_refused(folder: Path, split: SplitConfig, message: str) -> None:

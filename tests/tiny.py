@@ -15,7 +15,7 @@ WORDS = (
 ).split()
 RECIPE: Recipe = make_recipe(
     {
-        "split": {"split_layer": 2, "upper_layers": 1, "bits": 16, "code_bits": 32, "match_rank": 4},
+        "split": {"split_layer": 1, "upper_layers": 2, "bits": 16, "code_bits": 32, "match_rank": 4},
         "full": {"steps": 6},
         "decomposed": {"steps": 6, "sentences_every": 2},
         "binarized": {"steps": 6, "sentences_every": 2},
