@@ -12,7 +12,7 @@ import pytest
 
 from app.bundle import Bundle, devices
 from app.places import EMBEDDED_BUNDLE
-from store.bundle import LOWER, MANIFEST, TOKENIZER, UPPER, file_hash
+from store.bundle import LOWER, MANIFEST, SPAN, TOKENIZER, UPPER, file_hash
 from store.errors import ModelError, UsageError
 
 TEXT = "The boiler in the cellar was serviced on 14 March 2024 by Hansen & Son. 🐝 naïve cafe\u0301"
@@ -55,7 +55,7 @@ def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
 
 def test_a_graph_that_is_whole_but_no_graph_is_refused_when_it_is_used(copy: Path) -> None:
     (copy / LOWER).write_bytes(b"no graph")
-    hashes = {name: file_hash(copy / name) for name in (LOWER, UPPER, TOKENIZER)}
+    hashes = {name: file_hash(copy / name) for name in (LOWER, UPPER, SPAN, TOKENIZER)}
     change(copy, files=hashes)
     with pytest.raises(ModelError, match=r"lower.onnx cannot be loaded .*: export the bundle again"):
         Bundle.open(copy).encode_question("Where?")

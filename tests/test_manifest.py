@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from store.bundle import LOWER, UPPER, Manifest, file_hash, read_manifest, verify, write_manifest
+from store.bundle import LOWER, SPAN, UPPER, Manifest, file_hash, read_manifest, verify, write_manifest
 from store.errors import ModelError
 
 
 def manifest(folder: Path) -> Manifest:
-    """The smallest bundle folder: two graphs that are no graphs, a tokenizer, a manifest."""
-    for name in (LOWER, UPPER, "tokenizer.json"):
+    """The smallest bundle folder: three graphs that are no graphs, a tokenizer, a manifest."""
+    for name in (LOWER, UPPER, SPAN, "tokenizer.json"):
         (folder / name).write_bytes(name.encode())
     made = Manifest(
         format_version=2,

@@ -91,6 +91,20 @@ def test_a_passage_scores_the_same_whatever_is_read_with_it(bundle: Bundle) -> N
     assert together == alone
 
 
+def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> None:
+    texts = [f"The {name} is in room {i}." for i, name in enumerate(["cat", "dog", "boiler", "car", "owl", "tree"])]
+    inputs = [passage(bundle, text) for text in texts]
+    question = bundle.encode_question("Where is the boiler?")
+    early = [
+        bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs
+    ]  # fmt: skip
+    spans = ExtractiveReader(bundle, finished=2).read(question, inputs)
+    assert {span.passage for span in spans} == set(np.argsort(early)[-2:])
+    everything = ExtractiveReader(bundle, finished=6).read(question, inputs)
+    assert [span for span in everything if span in spans] == spans  # what is left out changes nothing of the rest
+    assert len(everything) == 6
+
+
 def test_nothing_to_read_gives_no_spans(bundle: Bundle) -> None:
     assert ExtractiveReader(bundle).read(bundle.encode_question("Where?"), []) == []
 
