@@ -25,6 +25,7 @@ def cli() -> None:
 @click.option("--recipe", "recipe_file", type=_FILE, help="TOML with a table per step; without it, the defaults.")
 @click.option("--set", "settings", multiple=True, metavar="TABLE.NAME=VALUE", help="One setting of the recipe.")
 @click.option("--share", type=_FILE, help="A run whose finished steps are used where the recipe is the same.")
+@click.option("--start", type=_FILE, help="A run whose split reader the decomposed step starts from.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--eval-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between dev figures.")
 @click.option("--save-every", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints.")
@@ -36,6 +37,7 @@ def train(
     recipe_file: Path | None,
     settings: tuple[str, ...],
     share: Path | None,
+    start: Path | None,
     device: str,
     eval_every: int,
     save_every: int,
@@ -49,7 +51,7 @@ def train(
 
     recipe = load_recipe(recipe_file, settings)
     figures = run(
-        checkpoint, files, validation, out, recipe, device, share, eval_every=eval_every, save_every=save_every
+        checkpoint, files, validation, out, recipe, device, share, start, eval_every=eval_every, save_every=save_every
     )
     for step, dev in figures.items():
         click.echo(f"{out / step}: {dev}")

@@ -326,14 +326,16 @@ def load_full(folder: Path) -> FullReader:
     return reader.eval()
 
 
-def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe) -> AnyReader:
-    """The reader that a step starts from: the one of the step before, or the checkpoint."""
+def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe, start: Path | None) -> AnyReader:
+    """The reader that a step starts from: the one of the step before, that of another run, or the checkpoint."""
     bert = load_bert(checkpoint)
     if step == "full":
         return FullReader(bert)
     if step == "binarized" and recipe.decomposed.steps:
+        start = out / "decomposed"
+    if start is not None:
         reader = SplitReader(bert, recipe.split)
-        before = load_file(out / "decomposed" / "reader.safetensors")
+        before = load_file(start / "reader.safetensors")
         shapes = {name: value.shape for name, value in reader.state_dict().items()}
         kept = {n: v for n, v in before.items() if shapes.get(n) == v.shape and not n.startswith("binarizer.")}
         reader.load_state_dict({**reader.state_dict(), **kept})
@@ -357,6 +359,7 @@ def train(
     recipe: Recipe,
     device: str = "cpu",
     share: Path | None = None,
+    start: Path | None = None,
     dev_passages: int = 200,
     eval_every: int = 200,
     save_every: int = 100,
@@ -365,6 +368,7 @@ def train(
     Train a reader from a checkpoint folder into a run folder by the recipe; goes on where a stopped run was.
 
     Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
+    The decomposed step starts from the full reader or, if given, from the finished split reader of the run `start`.
 
     Returns:
         The dev figures of each step.
@@ -387,6 +391,13 @@ def train(
         "sha256": file_hash(checkpoint / "model.safetensors"),
         "data": [path.name for path in files],
     }
+    if start is not None and not (start / "reader.safetensors").is_file():
+        raise ExportError(f"{start} holds no reader to start from: give a run folder")
+    begun = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
+
+    def made_from(step: str) -> dict[str, Any]:
+        return inputs if step == "full" else {**inputs, **begun}
+
     where = torch.device(device)
     sentences = SentenceTeacher(load_bert(checkpoint).to(where), recipe.split.code_bits, recipe.data.seed)
     figures = {}
@@ -395,17 +406,18 @@ def train(
         if not recipe.step(step).steps:
             continue
         last = folder = out / step
-        if share is not None and not folder.exists() and _finished(share / step, recipe.upto(step), inputs):
+        if share is not None and not folder.exists() and _finished(share / step, recipe.upto(step), made_from(step)):
             folder.symlink_to((share / step).resolve())
-        if not _finished(folder, recipe.upto(step), inputs):
+        if not _finished(folder, recipe.upto(step), made_from(step)):
             folder.mkdir(exist_ok=True)
             full = load_full(out / "full") if step != "full" and recipe.full.steps else None
-            reader = _start(step, checkpoint, out, recipe)
-            trainer = Trainer(folder, step, reader, full, sentences, recipe, inputs, where)
+            reader = _start(step, checkpoint, out, recipe, start)
+            trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where)
             trainer.run(train_set, dev_set, eval_every, save_every)
         figures[step] = json.loads((folder / "train.json").read_text())["dev"]
     if last is None or last.name == "full":
         return figures
+    inputs = made_from("binarized")
     if not _finished(out, asdict(recipe), inputs):
         reader = load_reader(last)
         train_retrieval(reader, train_set, recipe, where)

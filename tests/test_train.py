@@ -14,6 +14,7 @@ from export.full import FullReader
 from export.reader import SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
 from export.train import Trainer, body_states, load_full, load_reader, read_full, read_split, train
+from store.bundle import file_hash
 from store.errors import ExportError
 from tests.tiny import RECIPE, checkpoint, questions
 
@@ -246,6 +247,21 @@ def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
     train(folder / "bert", data, data, tmp_path / "deeper", deeper, share=whole_run)
     assert (tmp_path / "deeper" / "full").is_symlink()
     assert not (tmp_path / "deeper" / "decomposed").is_symlink()
+
+
+def test_the_decomposed_step_can_start_from_another_runs_reader(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    data = [folder / "train.jsonl"]
+    still = {"steps": 1, "lr": 0.0, "head_lr": 0.0}
+    settings = recipe(full={"steps": 0}, decomposed=still, binarized={"steps": 0})
+    train(folder / "bert", data, data, tmp_path / "run", settings, start=whole_run)
+    ours, theirs = load_reader(tmp_path / "run" / "decomposed").state_dict(), load_reader(whole_run).state_dict()
+    for name, value in theirs.items():
+        if not name.startswith("binarizer."):
+            assert torch.equal(ours[name], value), name
+    record = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert record["start"] == file_hash(whole_run / "reader.safetensors")
+    with pytest.raises(ExportError, match="no reader to start from"):
+        train(folder / "bert", data, data, tmp_path / "other", settings, start=tmp_path)
 
 
 def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> None:
