@@ -136,6 +136,8 @@ def make_bundle(
 def _export(
     reader: SplitReader, run: Path, work: Path, name: str, precision: str, baselines: bool, calibration: Calibration
 ) -> Manifest:
+    if not reader.binarizer.exportable:
+        raise ExportError(f"the binarizer {reader.config.binarizer} is for studies: train with another one to export")
     tables = vocabulary_tables(reader)
     reader.bert_config.btr_bits = reader.binarizer.bits
     parts: dict[str, tuple[nn.Module, GraphConfig]] = {

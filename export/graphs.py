@@ -55,7 +55,7 @@ def vocabulary_tables(reader: SplitReader) -> dict[str, Table]:
     """The word embeddings, the binarizer's base and the shared-token factors, each a table over token ids."""
     words = reader.lower.embeddings.word_embeddings.weight.detach()
     tables = {"words": Table(words)}
-    if reader.config.binarizer == "residual":
+    if reader.binarizer.uses_ids:
         tables["base"] = Table(reader.binarizer.base(words).detach())
     factors = reader.upper.match_factors(words)
     if factors is not None:
@@ -124,8 +124,9 @@ class UpperGraph(GraphPart):
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor
     ) -> dict[str, Tensor]:
         signs = self.signs[bits.long()].flatten(2)
-        base = self.tables["base"](ids) if "base" in self.tables else torch.zeros(())
-        p = self.reader.binarizer.restore(signs, scale.float()[..., None], base)
+        binarizer = self.reader.binarizer
+        base = self.tables["base"](ids) if "base" in self.tables else binarizer.base(None)
+        p = binarizer.restore(signs, scale.float()[..., None], base)
         joint, start, end = self.reader.upper.survey(*self.join(question_states, question_ids, p, ids))
         return {"joint": joint, "relevance": start.amax(dim=1) + end.amax(dim=1)}
 

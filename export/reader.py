@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel
 
-from export.binarizer import Binarizer, make_binarizer, rms
+from export.binarizer import KINDS, Binarizer, make_binarizer, rms
 from store.errors import ExportError
 
 MASKED = -1e4
@@ -174,18 +174,17 @@ class SplitReader(nn.Module):
 
     def binarize(self, h: Tensor, ids: Tensor) -> Tensor:
         """Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales."""
-        return self.binarizer(h, self.embed(ids))
+        return self.binarizer(h, self.features(ids))
 
-    @torch.no_grad()
-    def fit_binarizer(self, h: Tensor, ids: Tensor) -> None:
-        """Initialise the binarizer's constants from states h (tokens, d) and their ids (tokens,)."""
-        self.binarizer.fit(h, self.embed(ids))
+    def features(self, ids: Tensor) -> Tensor:
+        """What the binarizer predicts states from, for token ids (B, L) with 0 as padding."""
+        return self.binarizer.features(self.embed(ids), ids != 0)
 
     @torch.no_grad()
     def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Passages (B, L) -> signs (B, L, m), scales (B, L) and code (B, c), as the store keeps them."""
         h = self.lower(ids, mask)
-        y = self.binarizer.project(h, self.binarizer.base(self.embed(ids)))
+        y = self.binarizer.project(h, self.binarizer.base(self.features(ids)))
         return torch.where(y > 0, 1.0, -1.0), rms(y)[..., 0], self.retrieval(h, mask)
 
 
@@ -264,5 +263,7 @@ def check_split(bert_config: BertConfig, config: SplitConfig) -> None:
             f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
             f"1 to {depth} below, 2 to {depth} above"
         )
-    if config.bits % 8 or config.bits > d or (config.binarizer == "sign" and d % 8):
+    if config.binarizer not in KINDS:
+        raise ExportError(f"there is no binarizer {config.binarizer!r}: it is one of {', '.join(KINDS)}")
+    if config.bits % 8 or config.bits > d or d % 8:
         raise ExportError(f"{config.bits} bits per token: need a multiple of 8 and at most the hidden size {d}")

@@ -195,6 +195,7 @@ class Trainer:
         config = self.config
         if isinstance(self.reader, FullReader):
             return {"task": task_loss(batch, read_full(self.reader, batch))}
+        self.reader.binarizer.anneal(self.step)
         reading, h_p, h_q, bodies, restored = read_split(self.reader, batch, self.name == "binarized")
         losses = {"task": task_loss(batch, reading)}
         if config.early:
@@ -221,17 +222,17 @@ class Trainer:
     def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 200_000) -> None:
         """Fit the binarizer's constants on the decomposed reader's states."""
         assert isinstance(self.reader, SplitReader)
-        states, ids, seen = [], [], 0
+        states, features, seen = [], [], 0
         data = self.recipe.data
         for batch in batches(train, data.pair_tokens, 0.0, data.seed + 500):
             batch = to_device(batch, self.device)
             h = body_states(self.reader.lower(batch.passage_ids, batch.passage_ids != 0), batch)
             states.append(h[batch.body_mask].float().cpu())
-            ids.append(batch.body_ids[batch.body_mask].cpu())
-            seen += len(ids[-1])
+            features.append(self.reader.features(batch.body_ids)[batch.body_mask].float().cpu())
+            seen += len(features[-1])
             if seen >= tokens:
                 break
-        self.reader.cpu().fit_binarizer(torch.cat(states), torch.cat(ids))
+        self.reader.binarizer.cpu().fit(torch.cat(states), torch.cat(features))
         self.reader.to(self.device)
 
     def _log(self, row: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.binarizer import KINDS, ResidualBinarizer, SignSTE, make_binarizer, rms
+from export.binarizer import KINDS, NaiveBinarizer, ResidualBinarizer, SignSTE, make_binarizer, rms
 from store.codec import pack, unpack
 
 
@@ -38,21 +38,69 @@ def test_the_backward_gradient_is_tanhs() -> None:
 def test_gradients_reach_the_states_through_the_signs(kind: str) -> None:
     h, e = data(20)
     binarizer = make_binarizer(kind, 32, 16)
-    binarizer.fit(h, e)
+    f = binarizer.features(e[None], torch.ones(1, 20, dtype=torch.bool))[0]
+    binarizer.fit(h, f)
     h = h.requires_grad_()
-    binarizer(h, e).pow(2).sum().backward()
+    (binarizer(h, f) * torch.arange(32)).sum().backward()
     assert h.grad is not None
     assert h.grad.abs().sum() > 0
 
 
-def test_the_forward_pass_is_restore_of_what_is_stored() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_forward_pass_is_restore_of_what_is_stored(kind: str) -> None:
     h, e = data()
-    binarizer = make_binarizer("residual", 32, 16)
-    binarizer.fit(h, e)
-    base = binarizer.base(e)
+    binarizer = make_binarizer(kind, 32, 16).eval()
+    f = binarizer.features(e[None], torch.ones(1, len(e), dtype=torch.bool))[0]
+    binarizer.fit(h, f)
+    base = binarizer.base(f)
     y = binarizer.project(h, base)
+    assert y.shape[-1] == binarizer.bits
     stored = torch.from_numpy(unpack(pack(y.detach().numpy())))
-    assert torch.allclose(binarizer(h, e), binarizer.restore(stored, rms(y), base), atol=1e-5)
+    assert torch.allclose(binarizer(h, f), binarizer.restore(stored, rms(y), base), atol=1e-5)
+
+
+def test_the_naive_kind_hardens_step_by_step() -> None:
+    h, e = data(20)
+    binarizer = NaiveBinarizer(32, 32).train()
+    errors = []
+    for step in (0, 100, 10_000, 10_000_000):
+        binarizer.anneal(step)
+        errors.append(float((binarizer(h, e) - torch.sign(h)).abs().mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.01
+    assert torch.equal(binarizer.eval()(h, e), torch.where(h > 0, 1.0, -1.0))
+
+
+def test_a_mean_and_a_gain_restore_better_than_signs_alone() -> None:
+    h, e = data()
+    errors = []
+    for kind in ("plain", "sign", "gain"):
+        binarizer = make_binarizer(kind, 32, 32)
+        binarizer.fit(h, e)
+        errors.append(error(binarizer(h, e), h))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_neighbours_help_where_the_state_depends_on_them() -> None:
+    e = torch.randn(1, 500, 32, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(1, 500, dtype=torch.bool)
+    h = (e + torch.roll(e, 1, dims=1))[0, 1:]
+    errors = []
+    for kind in ("residual", "neighbours"):
+        binarizer = make_binarizer(kind, 32, 8)
+        f = binarizer.features(e, mask)[0, 1:]
+        binarizer.fit(h, f)
+        errors.append(error(binarizer.base(f), h))
+    assert errors[1] < 0.01 < errors[0]
+
+
+def test_neighbours_end_with_the_passage() -> None:
+    """Padding is no neighbour: what stands behind a passage's end changes nothing."""
+    binarizer = make_binarizer("neighbours", 4, 8)
+    e, mask = torch.ones(1, 3, 4), torch.tensor([[True, True, False]])
+    features = binarizer.features(e, mask)[0]
+    assert features[0].tolist() == [1] * 4 + [0] * 4 + [1] * 4
+    assert features[1].tolist() == [1] * 4 + [1] * 4 + [0] * 4
 
 
 def test_fewer_residual_bits_restore_better_than_plain_signs() -> None:

@@ -119,9 +119,10 @@ def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path,
     }  # fmt: skip
 
 
-def test_the_sign_variant_exports_without_a_base_table(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sign", "gain"])
+def test_variants_without_ids_export_without_a_base_table(run: Path, tmp_path: Path, kind: str) -> None:
     data = [run.parent / "train.jsonl"]
-    split = SplitConfig(split_layer=1, upper_layers=2, binarizer="sign", bits=32, code_bits=32, match_rank=0)
+    split = SplitConfig(split_layer=1, upper_layers=2, binarizer=kind, bits=32, code_bits=32, match_rank=0)
     train(run.parent / "bert", data, data, tmp_path / "run", replace(RECIPE, split=split), share=run)
     make_bundle(tmp_path / "run", tmp_path / "sign", "sign", precision="float32")
     bundle = Bundle.open(tmp_path / "sign")
@@ -131,6 +132,21 @@ def test_the_sign_variant_exports_without_a_base_table(run: Path, tmp_path: Path
     question = bundle.encode_question("which port?")
     start, _ = bundle.span_logits(question, bundle.survey(question, bundle.tokenize(CONTEXT).ids, bits, scale))
     assert np.isfinite(start).all()
+
+
+def test_a_variant_that_no_graph_computes_is_refused(run: Path, tmp_path: Path) -> None:
+    split = replace(RECIPE.split, binarizer="neighbours")
+    recipe = replace(RECIPE, split=split)
+    train(
+        run.parent / "bert",
+        [run.parent / "train.jsonl"],
+        [run.parent / "train.jsonl"],
+        tmp_path / "run",
+        recipe,
+        share=run,
+    )
+    with pytest.raises(ExportError, match="neighbours is for studies"):
+        make_bundle(tmp_path / "run", tmp_path / "out", "tiny")
 
 
 def test_bits_are_packed_in_the_graph_as_the_codec_packs_them(run: Path) -> None:

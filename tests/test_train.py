@@ -278,6 +278,7 @@ def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> N
         (SplitConfig(split_layer=2, upper_layers=1, bits=16), "does not fit 3 layers"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=12), "multiple of 8"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=40), "at most the hidden size 32"),
+        (SplitConfig(split_layer=1, upper_layers=2, bits=16, binarizer="coin"), "no binarizer 'coin': it is one of"),
     ],
 )
 def test_sizes_that_do_not_fit_the_checkpoint_are_refused(folder: Path, split: SplitConfig, message: str) -> None:
