@@ -1,0 +1,84 @@
+"""
+Studies: the same data, the same budget, one thing different; each prints one table.
+
+    python -m benchmarks.study binarizers CHECKPOINT RUNS --base RUN --train ... --validation ...
+    python -m benchmarks.study depth      ...
+    python -m benchmarks.study ablations  ...
+
+Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` has finished by the same
+recipe are taken from it. Figures are `train.json`'s: token-level exact match and F1 in torch, given the passage, on 200
+held-out passages. They steer; what is reported of the program comes from `btr-assistant eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from export.recipe import Recipe, load_recipe
+from export.train import train
+
+BINARIZERS = {
+    "naive: annealed tanh": ["split.binarizer='naive'"],
+    "plain sign, straight through": ["split.binarizer='plain'"],
+    "sign x scale": ["split.binarizer='sign'"],
+    "mean + gain x scale x sign": ["split.binarizer='gain'"],
+    **{f"id base + residual, m = {m}": [f"split.bits={m}"] for m in (64, 96, 128, 192, 384)},
+    "the same, base sees neighbours, m = 192": ["split.binarizer='neighbours'"],
+}
+DEPTH = {
+    f"{lower} + {upper} layers": [f"split.split_layer={lower}", f"split.upper_layers={upper}"]
+    for lower, upper in ((4, 2), (5, 2), (6, 2), (6, 3))
+}
+ABLATIONS = {
+    "whole recipe": [],
+    "without distillation": [
+        f"{step}.{loss}=0.0" for step in ("decomposed", "binarized") for loss in ("tokens", "logits")
+    ],
+    "without token distillation": ["decomposed.tokens=0.0"],
+    "without recovery": ["binarized.recovery=0.0"],
+    "without the early head": ["decomposed.early=0.0", "binarized.early=0.0"],
+    "without shared tokens": ["split.match_rank=0"],
+}
+STUDIES = {"binarizers": BINARIZERS, "depth": DEPTH, "ablations": ABLATIONS}
+
+
+def bytes_per_token(recipe: Recipe, hidden_size: int = 384) -> float:
+    """Stored bits and scale of a token."""
+    split = recipe.split
+    bits = split.bits if split.binarizer in ("residual", "neighbours") else hidden_size
+    return bits / 8 + (0 if split.binarizer in ("naive", "plain") else 2)
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(STUDIES))
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--base", type=Path, help="run whose finished steps are used")
+    parser.add_argument("--train", type=Path, action="append", required=True)
+    parser.add_argument("--validation", type=Path, action="append", required=True)
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of every variant")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    lines = []
+    for number, (name, settings) in enumerate(STUDIES[options.study].items()):
+        recipe = load_recipe(None, [*options.settings, *settings])
+        out = options.runs / f"{options.study}-{number:02d}"
+        out.mkdir(parents=True, exist_ok=True)
+        figures = train(
+            options.checkpoint, options.train, options.validation, out, recipe, options.device, share=options.base
+        )
+        shown = [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
+                 ("full", "decomposed", "binarized")]  # fmt: skip
+        lines.append(f"| {name} | {bytes_per_token(recipe):.0f} | {' | '.join(shown)} |")
+        print(lines[-1])
+    print(
+        "\n| variant | bytes a token | full EM / F1 | decomposed EM / F1 | binarized EM / F1 |\n|---|---|---|---|---|"
+    )
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
