@@ -8,7 +8,6 @@ The engine behind every front end: a store and a bundle, opened once; questions 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 import time
@@ -303,9 +302,9 @@ def quote_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def is_stale(passage: StoredPassage) -> bool:
-    """Whether the file of a passage is gone, or holds other bytes than those that were indexed, if it is on this disk."""
+    """Whether the file of a passage is gone, or holds other bytes than those indexed; in a cloud, by its size alone."""
     try:
-        status = os.stat(passage.path)
+        status = Path(passage.path).stat()
         if in_a_cloud(passage.path, status):
             return status.st_size != passage.size
         data = read_bytes(Path(passage.path))

@@ -139,7 +139,7 @@ class Bundle:
         """Run the lower graph over [CLS] heading [SEP] text [SEP]; keep the text's tokens and the passage code."""
         cls, sep = self._special
         body = self.tokenize(text).ids
-        head = self._heading(heading)
+        head = self._cut_heading(heading)[1]
         ids = np.array([[cls, *head, sep, *body, sep]], dtype=np.int64)
         bits, scale, code = self._lower.run(["bits", "scale", "code"], {"ids": ids})
         first = len(head) + 2
@@ -151,13 +151,20 @@ class Bundle:
             code=pack(code[0]).tobytes(),
         )
 
-    def _heading(self, heading: str) -> list[int]:
-        """Token ids of a heading path; one that is too long loses levels after the first, then its end."""
+    def heading_text(self, heading: str) -> str:
+        """What of a heading path is encoded with a passage."""
+        return self._cut_heading(heading)[0]
+
+    def _cut_heading(self, heading: str) -> tuple[str, list[int]]:
+        """A heading path and its token ids; one that is too long loses levels after the first, then its end."""
         levels, limit = heading.split(" > "), self.manifest.heading_tokens
         while True:
-            ids = self.tokenizer.encode(" > ".join(levels), add_special_tokens=False).ids
-            if len(ids) <= limit or len(levels) <= 2:
-                return list(ids[:limit])
+            text = " > ".join(levels)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(encoding.ids) <= limit:
+                return text, list(encoding.ids)
+            if len(levels) <= 2:
+                return text[: encoding.offsets[limit - 1][1]], list(encoding.ids[:limit])
             del levels[1]
 
     def encode_question(self, question: str) -> EncodedQuestion:

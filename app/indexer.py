@@ -23,6 +23,7 @@ from app.documents import Document, DocumentError, encodable, read_document, unr
 from app.passages import Passage, PassageSplitter
 from app.sync import Plan, Stored, make_plan
 from app.tags import text_tags
+from store.bundle import Manifest
 from store.errors import BusyError, StoreError
 from store.tokens import NewDocument, NewPassage, Placement, TokenStore, is_inside
 
@@ -118,6 +119,19 @@ def writer_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def writing(store: Path, lock: Path, manifest: Manifest) -> Iterator[TokenStore]:
+    """
+    A store to write to, made or migrated if need be, with its lock.
+
+    Raises:
+        BusyError: If another run writes to it.
+        StoreError: If it cannot be used.
+    """
+    with writer_lock(lock), TokenStore.create(store, manifest.fingerprint, manifest.name) as opened:
+        yield opened
 
 
 def index(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import date, timedelta
+from pathlib import Path
 
 from store.errors import UsageError
 from store.scope import Dates, Field, Folder, Not, Scope, Tag
@@ -53,7 +54,7 @@ def _condition(name: str, value: str, term: str) -> Folder | Tag | Field | Dates
         raise UsageError(f"{term} has no value: write {EXAMPLE}")
     match name.casefold():
         case "folder":
-            if os.path.isabs(value) or value.startswith(("~", "./", "../")) or value in (".", ".."):
+            if Path(value).is_absolute() or value.startswith(("~", "./", "../")) or value in (".", ".."):
                 return Folder(os.path.abspath(os.path.expanduser(value)), absolute=True)
             return Folder(value.replace("\\", "/"))
         case "tag" | "tags":

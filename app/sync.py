@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from app.documents import DocumentError, encodable, read_bytes, read_document
 from app.tags import text_tags
@@ -116,8 +117,8 @@ def make_plan(
     plan.changed = {file.path for file in plan.encode if file.path in at and not at[file.path].deleted}
     for path in files:
         plan.owners[path] = min((root for root in sources if is_inside(path, root)), key=len)
-    if not allow_deletions:
-        _guard(plan, trees, [document.path for document in at.values() if not document.deleted])
+    live = [document.path for document in at.values() if not document.deleted]
+    plan.refused = [(tree.root, why) for tree in trees if (why := _guard(plan, tree, live, allow_deletions))]
     refused = [root for root, _ in plan.refused]
     plan.roots = [tree.root for tree in trees if tree.root not in refused]
     for tree in trees:
@@ -216,20 +217,18 @@ def _is_lost(path: str, trees: Sequence[Tree], sources: Iterable[str]) -> bool:
     return any(tree.root == innermost for tree in over) or not os.path.lexists(path)
 
 
-def _guard(plan: Plan, trees: Iterable[Tree], live: Sequence[str]) -> None:
-    """Refuse the sources that lost so much that their disk may be away."""
-    vanished = [document.path for document in plan.gone if not os.path.lexists(document.path)]
-    for tree in trees:
-        before = sum(is_inside(path, tree.root) for path in live)
-        lost = sum(is_inside(path, tree.root) for path in vanished)
-        if tree.missing and not lost:
-            plan.refused.append((tree.root, f"{tree.root} does not exist: restore or mount it"))
-        elif lost and (not tree.files or (lost >= GUARD_NOTES and GUARD_SHARE * lost > before)):
-            sentence = (
-                f"{lost:,} of {before:,} notes of {tree.root} are gone, nothing was changed: restore or mount it, "
-                "or if they were deleted, run btr-assistant index --allow-deletions"
-            )
-            plan.refused.append((tree.root, sentence))
+def _guard(plan: Plan, tree: Tree, live: Sequence[str], allow_deletions: bool) -> str | None:
+    """Why a source is left as it is, if it is: it lost so much that its disk may be away."""
+    before = sum(is_inside(path, tree.root) for path in live)
+    lost = sum(is_inside(d.path, tree.root) and not os.path.lexists(d.path) for d in plan.gone)
+    if tree.missing and not lost:
+        return f"{tree.root} does not exist: restore it, or run btr-assistant sources remove {quote(tree.root)}"
+    if allow_deletions or not lost or (tree.files and (lost < GUARD_NOTES or GUARD_SHARE * lost <= before)):
+        return None
+    return (
+        f"{lost:,} of {before:,} notes of {tree.root} are gone, so it was left as it is: restore or mount it, "
+        f"or if they were deleted, run btr-assistant index --allow-deletions {quote(tree.root)}"
+    )
 
 
 def _in_any(path: str, roots: Iterable[str]) -> bool:

@@ -115,7 +115,7 @@ def in_a_cloud(path: str, status: os.stat_result) -> bool:
     """Whether a file has a size and no content on this disk."""
     if getattr(status, "st_flags", 0) & _DATALESS or getattr(status, "st_file_attributes", 0) & _RECALL:
         return True
-    if status.st_size == 0 or getattr(status, "st_blocks", 1) or not stat.S_ISREG(status.st_mode):
+    if status.st_size == 0 or getattr(status, "st_blocks", None) != 0 or not stat.S_ISREG(status.st_mode):
         return False
     return _is_hole(path)  # some file systems count no blocks for any file
 
@@ -140,7 +140,7 @@ def _is_hole(path: str) -> bool:
 def _walk(tree: Tree, links: list[str]) -> Iterator[None]:
     """Fill a tree, but for the links to files, whose paths are collected; yields after each folder."""
     try:
-        status = os.stat(tree.root)
+        status = Path(tree.root).stat()
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             tree.unlisted.append((tree.root, error))
@@ -166,13 +166,14 @@ def _walk(tree: Tree, links: list[str]) -> Iterator[None]:
         for entry in entries:
             if entry.name.startswith("."):
                 stub = _STUB.fullmatch(entry.name)
-                if stub and is_note(stub[1]) and not _ignored(os.path.join(folder, stub[1]), rules):
-                    _skip_cloud(tree, os.path.join(folder, stub[1]))
+                note = str(Path(folder, stub[1])) if stub and is_note(stub[1]) else None
+                if note and not _ignored(note, rules):
+                    _skip_cloud(tree, note)
             elif entry.is_dir(follow_symlinks=False):
                 if not _ignored(entry.path + os.sep, rules):
                     folders.append(entry.path)
             elif entry.is_symlink():
-                if (is_note(entry.name) or os.path.isdir(entry.path)) and not _ignored(entry.path, rules):
+                if (is_note(entry.name) or entry.is_dir()) and not _ignored(entry.path, rules):
                     _sort_link(tree, inside, entry.path, links)
             elif is_note(entry.name) and not _ignored(entry.path, rules):
                 _add_entry(tree, entry)
@@ -203,7 +204,7 @@ def _sort_link(tree: Tree, inside: str, path: str, links: list[str]) -> None:
     """A link to a file inside the root is followed later; one that leads out, or round in a circle, is reported."""
     target = os.path.realpath(path)
     try:
-        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        is_folder = stat.S_ISDIR(Path(path).stat().st_mode)
     except OSError as error:
         is_folder = False
         if error.errno == errno.ELOOP:
@@ -227,14 +228,14 @@ def _follow(tree: Tree, links: Sequence[str]) -> None:
             continue
         read.add(target)
         try:
-            _add(tree, path, os.stat(path))
+            _add(tree, path, Path(path).stat())
         except OSError:  # leads nowhere: reading it will say so
             tree.files.append(File(path, 0, 0))
 
 
 def _rules(folder: str, names: set[str]) -> list[tuple[str, GitIgnoreSpec]]:
     """The ignore rules that stand in a folder, weakest first."""
-    found = [os.path.join(folder, name) for name in IGNORE_FILES if name in names]
+    found = [str(Path(folder, name)) for name in IGNORE_FILES if name in names]
     return [(folder.rstrip(os.sep) + os.sep, _read_rules(path)) for path in found]
 
 

@@ -273,27 +273,35 @@ class TokenStore:
 
     def remove_source(self, root: str) -> None:
         """
-        Forget a source and everything of it, deleted notes included, in one transaction; `compact` wipes the file.
+        Forget a source and what it alone holds, deleted notes included, in one transaction; `compact` wipes the file.
 
-        Notes that another source holds too go over to that one.
+        What another source holds too goes over to that one.
         """
         with self._transaction():
-            sources = self._rows("SELECT id, root FROM sources WHERE root != ?", (root,))
-            for table, key in (("documents", "id"), ("failures", "path")):
-                sql = f"SELECT t.{key}, t.path FROM {table} t JOIN sources s ON s.id = t.source_id WHERE s.root = ?"
-                for row, path in self._rows(sql, (root,)):
-                    others = [(len(other), i, other) for i, other in sources if is_inside(path, other)]
-                    if others and table == "documents":
-                        _, source_id, other = min(others)
-                        self._connection.execute(
-                            "UPDATE documents SET source_id = ?, folder = ? WHERE id = ?",
-                            (source_id, folder_of(other, path), row),
-                        )
-                    elif others:
-                        self._connection.execute(
-                            "UPDATE failures SET source_id = ? WHERE path = ?", (min(others)[1], row)
-                        )
+            for source in sorted(
+                self.sources(), key=lambda source: len(source.root)
+            ):  # the outermost one has first call
+                if source.root != root:
+                    self._hand_over(root, source)
             self._connection.execute("DELETE FROM sources WHERE root = ?", (root,))
+
+    def _hand_over(self, root: str, heir: Source) -> None:
+        """What stands under both one source and another belongs to the other from now on."""
+        for table in ("documents", "failures"):
+            sql = f"SELECT t.path FROM {table} t JOIN sources s ON s.id = t.source_id WHERE s.root = ?"
+            paths = [path for (path,) in self._rows(sql, (root,)) if is_inside(path, heir.root)]
+            sql = f"UPDATE {table} SET source_id = ? WHERE path = ?"
+            self._connection.executemany(sql, [(heir.id, path) for path in paths])
+            if table == "documents":
+                folders = [(folder_of(heir.root, path), path) for path in paths]
+                self._connection.executemany("UPDATE documents SET folder = ? WHERE path = ?", folders)
+
+    def only_in(self, root: str) -> list[str]:
+        """The paths of the notes that a source holds and no other one, deleted ones left out."""
+        others = [source.root for source in self.sources() if source.root != root]
+        sql = "SELECT d.path FROM documents d JOIN sources s ON s.id = d.source_id WHERE s.root = ? "
+        paths = [path for (path,) in self._rows(sql + "AND d.deleted_at IS NULL ORDER BY d.path", (root,))]
+        return [path for path in paths if not any(is_inside(path, other) for other in others)]
 
     def put_document(self, source_id: int, document: NewDocument, passages: Sequence[NewPassage]) -> int:
         """Add a document with its passages, replacing what stood under its path, in one transaction; its id."""
@@ -451,7 +459,7 @@ class TokenStore:
             "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at IS NOT NULL "
             "FROM documents ORDER BY path"
         )
-        return [StoredDocument(*row[:-1], deleted=bool(row[-1])) for row in self._rows(sql)]
+        return [StoredDocument(*row[:-1], bool(row[-1])) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""

@@ -143,7 +143,7 @@ def contents(path: Path) -> list[tuple[Any, ...]]:
     return rows(
         path,
         'SELECT d.path, d.content_hash, d.title, d.metadata, p."start", p."end", p.line, p.heading, p.text, p.tokens, '
-        "p.code, t.bits, t.scale, d.folder, d.date, (SELECT group_concat(name || '=' || value) FROM fields "
+        "p.code, t.bits, t.scale, d.date, (SELECT group_concat(name || '=' || value) FROM fields "
         "WHERE document_id = d.id) FROM documents d LEFT JOIN passages p ON p.document_id = d.id "
         'LEFT JOIN token_bits t ON t.passage_id = p.id WHERE d.deleted_at IS NULL ORDER BY d.path, p."start"',
     )

@@ -28,7 +28,8 @@ from app.chat import (
     run_chat,
 )
 from app.reader import Cancelled
-from store.errors import StoreError, UsageError
+from store.errors import BusyError, StoreError, UsageError
+from store.scope import Scope
 
 QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
 SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, 100, 112, 120, stale=False)
@@ -46,15 +47,27 @@ ABSTAINED = replace(
 )
 
 
-class InstantEngine:
+class QuietEngine:
+    """Has no notes that changed."""
+
+    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
+        return []
+
+    def count_notes(self, scope: Scope) -> int:
+        return 12
+
+
+class InstantEngine(QuietEngine):
     """Gives the same answer to everything, or raises it."""
 
     def __init__(self, outcome: Answer | Exception) -> None:
         self.outcome = outcome
         self.asked: list[str] = []
+        self.scopes: list[str] = []
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         self.asked.append(question)
+        self.scopes.append(scope.text)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -63,14 +76,14 @@ class InstantEngine:
         return "2 notes · 3 passages · all local"
 
 
-class SlowEngine:
+class SlowEngine(QuietEngine):
     """Reads until it is cancelled, or five seconds, so that a broken cancel fails and does not hang."""
 
     def __init__(self) -> None:
         self.reading = threading.Event()
         self.gave_up = threading.Event()
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         self.reading.set()
         late = time.monotonic() + 5
         while not cancelled() and time.monotonic() < late:
@@ -83,7 +96,7 @@ class SlowEngine:
         return "slow"
 
 
-class DeafEngine:
+class DeafEngine(QuietEngine):
     """Does not look at `cancelled`: answers "slow" when released and anything else at once."""
 
     def __init__(self) -> None:
@@ -91,7 +104,7 @@ class DeafEngine:
         self.released = threading.Event()
         self.returned = threading.Event()
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         if question == "slow":
             self.reading.set()
             self.released.wait(10)

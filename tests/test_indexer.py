@@ -51,7 +51,10 @@ def later(path: Path) -> None:
 
 
 def names(store: TokenStore) -> list[str]:
-    return [Path(path).name for (path,) in rows(store.path, "SELECT path FROM documents WHERE deleted_at IS NULL ORDER BY path")]
+    return [
+        Path(path).name
+        for (path,) in rows(store.path, "SELECT path FROM documents WHERE deleted_at IS NULL ORDER BY path")
+    ]
 
 
 TEXTS = (
