@@ -125,7 +125,7 @@ def _print_report(report: Report, quiet: bool) -> None:
         click.echo(f"{plain(path)} {reason}", err=True)
     for _, sentence in report.refused:
         click.echo(f"btr-assistant: {plain(sentence)}", err=True)
-    if quiet:
+    if quiet or (report.refused and not report.notes):
         return
     for path, reason in report.skipped[:_MOST_LISTED]:
         click.echo(f"{plain(path)} {reason}", err=True)

@@ -22,7 +22,7 @@ from store.tokens import TokenStore
 
 ASSUMED_SPEED = 2_000.0
 """Tokens a second on each core, where nothing was measured yet."""
-TEXT_BYTES = 3.0
+TEXT_BYTES = 4.0
 """Bytes of the store for a byte of text: the text, its search index, and pages that are not full."""
 
 

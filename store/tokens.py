@@ -54,7 +54,13 @@ class StoredDocument:
     size: int
     mtime_ns: int
     title: str
-    deleted: bool
+    deleted_at: int | None
+    """Seconds since 1970; None: its file is there."""
+
+    @property
+    def deleted(self) -> bool:
+        """It is a tombstone."""
+        return self.deleted_at is not None
 
 
 @dataclass(frozen=True)
@@ -456,10 +462,10 @@ class TokenStore:
     def documents(self) -> list[StoredDocument]:
         """Every document, tombstones included, by path."""
         sql = (
-            "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at IS NOT NULL "
-            "FROM documents ORDER BY path"
+            "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents "
+            "ORDER BY path"
         )
-        return [StoredDocument(*row[:-1], bool(row[-1])) for row in self._rows(sql)]
+        return [StoredDocument(*row) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
