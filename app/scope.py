@@ -66,7 +66,7 @@ def _condition(name: str, value: str, term: str) -> Folder | Tag | Field | Dates
 
 def _dates(value: str, term: str) -> Dates:
     first, dots, last = value.partition("..")
-    if not dots:
+    if not dots or not (first or last):
         return Dates(*_days(value, term))
     return Dates(_days(first, term)[0] if first else None, _days(last, term)[1] if last else None)
 

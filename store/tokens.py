@@ -461,10 +461,7 @@ class TokenStore:
 
     def documents(self) -> list[StoredDocument]:
         """Every document, tombstones included, by path."""
-        sql = (
-            "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents "
-            "ORDER BY path"
-        )
+        sql = "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents ORDER BY path"
         return [StoredDocument(*row) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:

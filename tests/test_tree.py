@@ -105,9 +105,7 @@ def test_a_folder_named_as_a_note_is_walked(notes: Path) -> None:
     assert found(notes) == ["folder.md/a.md"]
 
 
-def test_a_folder_that_cannot_be_listed_is_told_from_an_empty_one(
-    notes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_listed_is_told_from_an_empty_one(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(notes, "a.md", "text")
     write(notes, "locked/b.md", "text")
     scandir = os.scandir
@@ -168,7 +166,16 @@ def test_a_root_that_is_not_there_is_told_from_an_empty_one(notes: Path) -> None
 
 
 def test_ignored_notes_and_folders_are_left_out(notes: Path) -> None:
-    for name in ("a.md", "draft.md", "build/b.md", "sub/build/c.md", "sub/draft.md", "sub/d.md", "top.md", "sub/top.md"):
+    for name in (
+        "a.md",
+        "draft.md",
+        "build/b.md",
+        "sub/build/c.md",
+        "sub/draft.md",
+        "sub/d.md",
+        "top.md",
+        "sub/top.md",
+    ):
         write(notes, name)
     write(notes, ".gitignore", "# comment\n\ndraft.md\nbuild/\n/top.md\n")
     assert found(notes) == ["a.md", "sub/d.md", "sub/top.md"]
@@ -208,7 +215,9 @@ def test_lines_that_are_no_rules_are_passed_over(notes: Path) -> None:
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_rules_mean_what_they_mean_to_git(notes: Path) -> None:
     names = [
-        f"{folder}{name}.md" for folder in ("", "a/", "a/b/", "c/", "c/a/", "x y/") for name in ("one", "two", "# 1", "[z]")
+        f"{folder}{name}.md"
+        for folder in ("", "a/", "a/b/", "c/", "c/a/", "x y/")
+        for name in ("one", "two", "# 1", "[z]")
     ]
     for name in names:
         write(notes, name)
