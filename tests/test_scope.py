@@ -78,7 +78,7 @@ def test_what_is_no_filter_is_one_sentence(text: str, says: str) -> None:
 
 FILES = {
     "Work/plan.md": "---\ntags: [Idea, work/travel]\nauthor: Jane Doe\ndate: 2025-02-11\n---\nThe plan.",
-    "Work/2025 Q1/report.md": "---\nauthor: [Bob, 'JANE DOE']\ncreated: 2025-03-31\ndraft: true\n---\nThe report. #idea",
+    "Work/2025 Q1/report.md": "---\nauthor: [Bob, 'JANE DOE']\ncreated: 2025-03-31\ndraft: true\n---\nReport. #idea",
     "work_log/a.md": "The log of work.",
     "100%/b.md": "A #travel note.",
     "100x/c.md": "Another note.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import sqlite3
 import unicodedata
@@ -477,4 +475,4 @@ def test_names_in_both_normal_forms_are_two_notes(notes: Path, store: TokenStore
         pytest.skip("one name on this file system")
     run_index(store, bundle, notes)
     assert did(again(store, bundle, notes)) == {"unchanged": 2}
-    assert hashlib.sha256(os.fsencode(names(store)[0])) != hashlib.sha256(os.fsencode(names(store)[1]))
+    assert len(set(names(store))) == 2
