@@ -20,6 +20,8 @@ from app.tree import IGNORE_FILES, is_note
 from store.errors import BusyError
 from store.tokens import TokenStore, is_inside
 
+MOST_LISTED = 20
+"""Files that are named of those that were not read."""
 TICK = 1.0
 """Seconds after which a quiet watch looks at the clock."""
 
@@ -80,7 +82,8 @@ class Watch:
             self._say_once({str(error)})
             return
         self._due.clear()
-        self._say_once({why for _, why in report.refused} | {f"{short(path)} {why}" for path, why in report.skipped})
+        skipped = {f"{short(path)} {why}" for path, why in report.skipped[:MOST_LISTED]}
+        self._say_once({why for _, why in report.refused} | skipped)
 
     def _tell(self, change: Change) -> None:
         line = f"{change.what} {short(change.path)}" + (f"  {plain(change.detail)}" if change.detail else "")

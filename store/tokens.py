@@ -407,11 +407,6 @@ class TokenStore:
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def put_setting(self, key: str, value: str) -> None:
-        """Remember one value."""
-        with self._transaction():
-            self._connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
-
     def put_failure(self, source_id: int, path: str, reason: str) -> None:
         """Remember that a file could not be indexed; what was stored of it before stays."""
         with self._transaction():
@@ -421,6 +416,14 @@ class TokenStore:
         """Forget failures of files that are gone or fine again."""
         with self._transaction():
             self._connection.executemany("DELETE FROM failures WHERE path = ?", [(path,) for path in paths])
+
+    def put_setting(self, key: str, value: str | None) -> None:
+        """Keep a value with the store; None removes it."""
+        with self._transaction():
+            if value is None:
+                self._connection.execute("DELETE FROM settings WHERE key = ?", (key,))
+            else:
+                self._connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
