@@ -146,11 +146,11 @@ def _settle_in_place(
         if document is None:
             unsettled.append((file, None))
             continue
-        content_hash = document.content_hash
+        content_hash: str | None = document.content_hash
         if (document.size, document.mtime_ns) != (file.size, file.mtime_ns):
             check()
-            content_hash = _hash(file.path) or ""
-        if content_hash == document.content_hash:
+            content_hash = _hash(file.path)
+        if content_hash and content_hash == document.content_hash:
             settled[file.path] = document
         else:
             unsettled.append((file, content_hash))
@@ -173,7 +173,7 @@ def _place(plan: Plan, document: StoredDocument, file: File, root: str) -> None:
 
 
 class _Pool:
-    """Documents whose content is no longer, or not any more, under their path: whoever has it may take them."""
+    """Documents whose content is no longer under their path: a file that has it may take them."""
 
     def __init__(self, documents: Iterable[StoredDocument]) -> None:
         self._by_hash: defaultdict[str, list[StoredDocument]] = defaultdict(list)
@@ -187,7 +187,8 @@ class _Pool:
         path = Path(file.path)
         if not self._sizes & {file.size, UNREAD} or encodable(file.path) != file.path:
             return None
-        candidates = self._by_hash.get(content_hash or _hash(file.path) or "", [])
+        content_hash = content_hash or _hash(file.path)
+        candidates = self._by_hash.get(content_hash, []) if content_hash else []
         for document in sorted(candidates, key=lambda d: (Path(d.path).name != path.name, d.deleted, d.path)):
             if _same_bits(document, path):
                 candidates.remove(document)

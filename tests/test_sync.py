@@ -454,6 +454,21 @@ def test_a_store_of_schema_1_reads_every_note_once_more_and_encodes_none(
     same_as_new(store, counting, tmp_path, notes)
 
 
+def test_a_note_of_unknown_content_is_encoded_and_one_that_cannot_be_read_is_not_taken_for_it(
+    notes: Path, store: TokenStore, bundle: Bundle
+) -> None:
+    """A migration that changes what is encoded forgets the hashes."""
+    write(notes, a="Alpha.", b="Beta.")
+    run_index(store, bundle, notes)
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE documents SET size = ?, content_hash = ''", (UNREAD,))
+    (notes / "b.md").unlink()
+    (notes / "b.md").symlink_to("nothing.md")
+    (notes / "c.md").symlink_to("nowhere.md")
+    assert did(again(store, bundle, notes)) == {"indexed": 1, "failed": 2}
+    assert names(store) == ["a.md", "b.md"]
+
+
 def test_a_run_that_is_told_to_stop_stops(notes: Path, store: TokenStore, bundle: Bundle) -> None:
     write(notes, a="Alpha.", b="Beta.")
 
