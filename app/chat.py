@@ -503,6 +503,7 @@ class ChatApp(App[None], inherit_bindings=False):
     @on(Rescanned)
     def _rescanned(self, message: Rescanned) -> None:
         self._show_status(message.status)
+        self._show_scope()
         for sentence in message.sentences:
             self.notify(plain(sentence), severity=message.severity, timeout=15, markup=False)
 
