@@ -22,7 +22,9 @@ from app.documents import DocumentError, LineMap, encodable, read_bytes
 from app.places import Places
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
+from app.tree import in_a_cloud
 from store.errors import UsageError
+from store.scope import EVERYTHING, Scope
 from store.tokens import Counts, StoredPassage, TokenStore
 
 SCHEMA_VERSION = 1
@@ -149,10 +151,14 @@ class Assistant:
         self.close()
 
     def ask(
-        self, question: str, passages: int = PASSAGES_READ, cancelled: Callable[[], bool] = lambda: False
+        self,
+        question: str,
+        passages: int = PASSAGES_READ,
+        cancelled: Callable[[], bool] = lambda: False,
+        scope: Scope = EVERYTHING,
     ) -> Answer:
         """
-        Answer a question from the notes, or abstain.
+        Answer a question from the notes of a scope, or abstain.
 
         Raises:
             UsageError: If the question is empty or longer than 10,000 characters.
@@ -163,7 +169,7 @@ class Assistant:
             began = time.perf_counter()
             encoded = self.bundle.encode_question(question)
             with self.store.snapshot():
-                hits = self._retriever.retrieve(question, encoded.code, passages)
+                hits = self._retriever.retrieve(question, encoded.code, passages, scope)
                 retrieved = time.perf_counter()
                 found = self.store.passages([hit.passage_id for hit in hits])
                 bits = self.store.token_bits([passage.id for passage in found])
@@ -198,9 +204,14 @@ class Assistant:
         with self._lock:
             return self.store.counts()
 
-    def search(self, query: str, limit: int = 10) -> list[SearchResult]:
+    def count_notes(self, scope: Scope) -> int:
+        """How many notes a scope holds now."""
+        with self._lock:
+            return self.store.count_notes(scope)
+
+    def search(self, query: str, limit: int = 10, scope: Scope = EVERYTHING) -> list[SearchResult]:
         """
-        The best passages for a query, without reading them.
+        The best passages of a scope for a query, without reading them.
 
         Raises:
             UsageError: If the query is empty or longer than 10,000 characters.
@@ -208,7 +219,7 @@ class Assistant:
         query = check_question(query)
         code = self.bundle.encode_question(query).code
         with self._lock, self.store.snapshot():
-            hits = self._retriever.retrieve(query, code, limit)
+            hits = self._retriever.retrieve(query, code, limit, scope)
             scores = {hit.passage_id: hit.score for hit in hits}
             found = self.store.passages(list(scores))
         return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
@@ -294,9 +305,12 @@ def quote_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def is_stale(passage: StoredPassage) -> bool:
-    """Whether the file of a passage is gone, or holds other bytes than those that were indexed."""
+    """Whether the file of a passage is gone, or holds other bytes than those indexed; in a cloud, by its size alone."""
     try:
+        status = Path(passage.path).stat()
+        if in_a_cloud(passage.path, status):
+            return status.st_size != passage.size
         data = read_bytes(Path(passage.path))
-    except DocumentError:
+    except (DocumentError, OSError, ValueError):
         return True
     return hashlib.sha256(data).hexdigest() != passage.content_hash

@@ -165,15 +165,22 @@ class Bundle:
     def surround(self, heading: str) -> tuple[list[int], list[int]]:
         """What stands before and after a passage's tokens: [CLS] heading [SEP], [SEP]."""
         cls, sep = self._special
-        return [cls, *self._heading(heading), sep], [sep]
+        return [cls, *self._cut_heading(heading)[1], sep], [sep]
 
-    def _heading(self, heading: str) -> list[int]:
-        """Token ids of a heading path; one that is too long loses levels after the first, then its end."""
+    def heading_text(self, heading: str) -> str:
+        """What of a heading path is encoded with a passage."""
+        return self._cut_heading(heading)[0]
+
+    def _cut_heading(self, heading: str) -> tuple[str, list[int]]:
+        """A heading path and its token ids; one that is too long loses levels after the first, then its end."""
         levels, limit = heading.split(" > "), self.manifest.heading_tokens
         while True:
-            ids = self.tokenizer.encode(" > ".join(levels), add_special_tokens=False).ids
-            if len(ids) <= limit or len(levels) <= 2:
-                return list(ids[:limit])
+            text = " > ".join(levels)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(encoding.ids) <= limit:
+                return text, list(encoding.ids)
+            if len(levels) <= 2:
+                return text[: encoding.offsets[limit - 1][1]], list(encoding.ids[:limit])
             del levels[1]
 
     def encode_question(self, question: str) -> EncodedQuestion:

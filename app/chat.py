@@ -5,6 +5,10 @@ One convention, decided here: the engine is opened and asked in worker threads, 
 A thread cannot be stopped, so a question that was cancelled, superseded or cleared away is told so through `cancelled`,
 and whatever it still posts is dropped, because its card is no longer waiting. What comes out of notes is shown as
 text, never as markup, and its control characters never reach the terminal. No colour says what words do not.
+
+Once the notes are open, those that changed are indexed in a thread of its own while questions are answered; whatever
+comes of that is said in the header or in a notice, and never ends the chat. A line that begins with `/scope` is no
+question: it says which notes the questions after it are asked of.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Ready
 from textual.message import Message
+from textual.notifications import SeverityLevel
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Footer, Input, LoadingIndicator, Static
 from textual.worker import get_current_worker
@@ -33,7 +38,9 @@ from textual.worker import get_current_worker
 from app.assistant import Answer, Assistant, Candidate, Source
 from app.display import plain, short
 from app.reader import Cancelled
-from store.errors import BtrError
+from app.scope import parse_scope
+from store.errors import BtrError, BusyError, UsageError
+from store.scope import EVERYTHING, Scope
 
 TITLE = "btr-assistant"
 PROMPT = "Ask your notes"
@@ -43,6 +50,8 @@ READING = "reading…"
 DETAILS = "Show or hide timings and other candidates"
 OPEN = "Open the last source in your editor"
 COPY = "Copy the last answer"
+RESCANNING = "looking for changed notes…"
+SCOPE = "/scope"
 CLEAR = "Remove all cards"
 _LONGEST_ECHO = 300
 """Characters of a question or of a closest passage that a card repeats."""
@@ -53,11 +62,11 @@ _GOTO_EDITORS = {"code", "code-insiders", "codium", "cursor", "windsurf"}
 
 
 class Engine(Protocol):
-    """All that the chat needs to know of whoever answers; both are called from worker threads only."""
+    """All that the chat needs to know of whoever answers; called from worker threads only."""
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         """
-        Answer a question.
+        Answer a question from the notes of a scope.
 
         Raises:
             BtrError: If it cannot be answered, with a sentence for the card.
@@ -69,16 +78,58 @@ class Engine(Protocol):
         """What is there to be asked, in a few words for the header."""
         ...
 
+    def count_notes(self, scope: Scope) -> int:
+        """How many notes a scope holds."""
+        ...
+
+    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
+        """
+        Index what changed, with progress in a few words for the header; the sentences that a person should see.
+
+        Raises:
+            BtrError: If it cannot be done, with a sentence.
+            Cancelled: If `cancelled` became true meanwhile.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class AssistantEngine:
     """An open `Assistant`, as the chat sees it."""
 
     assistant: Assistant
+    lock: Path | None
+    """The lock of the store's writer; None: notes that changed are not looked for."""
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
-        """Answer a question from the notes, or abstain."""
-        return self.assistant.ask(question, cancelled=cancelled)
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+        """Answer a question from the notes of a scope, or abstain."""
+        return self.assistant.ask(question, cancelled=cancelled, scope=scope)
+
+    def count_notes(self, scope: Scope) -> int:
+        """How many notes a scope holds."""
+        return self.assistant.count_notes(scope)
+
+    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
+        """Index what changed, on one thread: the others are for the questions."""
+        if self.lock is None:
+            return []
+        from app.indexer import Progress, index, writing
+
+        def check() -> None:
+            if cancelled():
+                raise Cancelled
+
+        def show(done: Progress) -> None:
+            progress(f"{done.done:,} of {done.total:,} changed notes indexed")
+
+        bundle = self.assistant.bundle
+        with writing(self.assistant.store.path, self.lock, bundle.manifest) as store:
+            roots = [source.root for source in store.sources()]
+            report = index(store, bundle, roots, show, check=check, threads=1)
+        sentences = [sentence for _, sentence in report.refused]
+        if report.failed:
+            sentences.append(f"{len(report.failed):,} notes could not be indexed: see btr-assistant status --failed")
+        return sentences
 
     def status(self) -> str:
         """How much is indexed."""
@@ -88,9 +139,11 @@ class AssistantEngine:
         return f"{counts.notes:,} notes · {counts.passages:,} passages · all local"
 
 
-def run_chat(open_assistant: Callable[[], Assistant], *, headless: bool = False) -> None:
+def run_chat(open_assistant: Callable[[], Assistant], *, lock: Path | None = None, headless: bool = False) -> None:
     """
     Run the chat until it is left; `open_assistant` is called in a thread, after the first frame.
+
+    With the lock of the store's writer, what changed in the notes is indexed as soon as they are open.
 
     Raises:
         BtrError: If the assistant cannot be opened.
@@ -101,7 +154,7 @@ def run_chat(open_assistant: Callable[[], Assistant], *, headless: bool = False)
         def open_engine() -> Engine:
             assistant = opened.enter_context(open_assistant())
             assistant.warm()  # while the first question is being typed
-            return AssistantEngine(assistant)
+            return AssistantEngine(assistant, lock)
 
         app = ChatApp(open_engine)
         app.run(headless=headless)  # returns when every worker thread has ended: the assistant can be closed
@@ -159,9 +212,9 @@ class QuestionBox(Input):
 class Card(Vertical):
     """A question and what became of it. It waits until the first outcome; later ones are dropped."""
 
-    def __init__(self, question: str, waiting_for: str) -> None:
+    def __init__(self, question: str, waiting_for: str, scope: Scope = EVERYTHING) -> None:
         super().__init__()
-        self.question = question
+        self.question, self.scope = question, scope
         self.answer: Answer | None = None
         self.waiting = True
         self._waiting_for = waiting_for
@@ -189,7 +242,9 @@ class Card(Vertical):
         self.refresh(recompose=True)
 
     def compose(self) -> ComposeResult:
-        yield Static(Content.assemble(("You  ", "bold"), plain(self.question, _LONGEST_ECHO)), classes="question")
+        scope = ("  in " + plain(self.scope.text, _LONGEST_ECHO), "italic") if self.scope else ""
+        question = Content.assemble(("You  ", "bold"), plain(self.question, _LONGEST_ECHO), scope)
+        yield Static(question, classes="question")
         if self.waiting:
             with Horizontal(classes="waiting"):
                 yield Static(self._waiting_for, markup=False)
@@ -275,6 +330,7 @@ class ChatApp(App[None], inherit_bindings=False):
     CSS = """
     #header { height: 1; padding: 0 1; background: $panel; }
     #title { width: auto; text-style: bold; margin-right: 2; }
+    #scope { width: auto; max-width: 50%; margin-right: 2; text-style: bold; color: $text-accent; }
     #status { width: 1fr; text-align: right; text-wrap: nowrap; text-overflow: ellipsis; color: $text-muted; }
     #cards { height: 1fr; padding: 1 1 0 1; scrollbar-size-vertical: 1; }
     Welcome { color: $text-muted; padding: 1 2; }
@@ -334,16 +390,41 @@ class ChatApp(App[None], inherit_bindings=False):
         card: Card
         error: BtrError
 
+    @dataclass
+    class Rescanning(Message):
+        """How far the search for changed notes is."""
+
+        words: str
+
+    @dataclass
+    class Rescanned(Message):
+        """The search for changed notes is over."""
+
+        status: str
+        sentences: list[str]
+        """What a person should see."""
+        severity: SeverityLevel = "warning"
+
+    @dataclass
+    class Counted(Message):
+        """How many notes a scope holds."""
+
+        scope: Scope
+        notes: int
+
     def __init__(self, open_engine: Callable[[], Engine]) -> None:
         super().__init__()
         self.failure: BtrError | None = None
         """Why the engine could not be opened."""
         self._open_engine = open_engine
         self._engine: Engine | None = None
+        self._status = ""
+        self._scope = EVERYTHING
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="header"):
             yield Static(TITLE, id="title")
+            yield Static("", id="scope", markup=False)
             yield Static(OPENING, id="status", markup=False)
         with Cards(id="cards"):
             yield Welcome()
@@ -378,7 +459,9 @@ class ChatApp(App[None], inherit_bindings=False):
     @on(Opened)
     def _opened(self, message: Opened) -> None:
         self._engine = message.engine
-        self.query_one("#status", Static).update(plain(message.status))
+        self._show_status(message.status)
+        self._rescan(message.engine, message.status)
+        self._show_scope()
         for card in self._waiting():
             card.wait_for(READING)
             self._ask(message.engine, card)
@@ -388,6 +471,78 @@ class ChatApp(App[None], inherit_bindings=False):
         self.failure = message.error
         self.exit(return_code=message.error.exit_code)
 
+    # changed notes
+
+    @work(thread=True, group="rescan")
+    def _rescan(self, engine: Engine, status: str) -> None:
+        worker = get_current_worker()
+        severity: SeverityLevel = "warning"
+
+        def post(words: str) -> None:
+            self.post_message(self.Rescanning(words))
+
+        try:
+            post(RESCANNING)
+            sentences = engine.rescan(post, lambda: worker.is_cancelled)
+            status = engine.status()
+        except Cancelled:
+            return
+        except BusyError as error:
+            sentences, severity = [str(error)], "information"
+        except BtrError as error:
+            sentences = [str(error)]
+        except Exception as error:  # the edge of the program: what is stored can still be asked
+            sentences = [f"looking for changed notes failed ({error!r}): run btr-assistant index to see why"]
+        if not worker.is_cancelled:
+            self.post_message(self.Rescanned(status, sentences, severity))
+
+    @on(Rescanning)
+    def _rescanning(self, message: Rescanning) -> None:
+        self.query_one("#status", Static).update(plain(f"{self._status} · {message.words}"))
+
+    @on(Rescanned)
+    def _rescanned(self, message: Rescanned) -> None:
+        self._show_status(message.status)
+        self._show_scope()
+        for sentence in message.sentences:
+            self.notify(plain(sentence), severity=message.severity, timeout=15, markup=False)
+
+    def _show_status(self, status: str) -> None:
+        self._status = status
+        self.query_one("#status", Static).update(plain(status))
+
+    # scope
+
+    def _set_scope(self, text: str) -> None:
+        """Ask of a part of the notes from now on; of all of them, if no part is named."""
+        try:
+            self._scope = parse_scope(text) if text else EVERYTHING
+        except UsageError as error:
+            self.notify(plain(str(error)), severity="warning", markup=False)
+        else:
+            self._show_scope()
+
+    def _show_scope(self, notes: int | None = None) -> None:
+        words = f"in {self._scope.text}" if self._scope else ""
+        if notes is not None:
+            words += f" · {notes:,} notes"
+        elif self._scope and self._engine:
+            self._count(self._engine, self._scope)
+        self.query_one("#scope", Static).update(plain(words, 80))
+
+    @work(thread=True, group="count", exclusive=True)
+    def _count(self, engine: Engine, scope: Scope) -> None:
+        try:
+            notes = engine.count_notes(scope)
+        except BtrError:  # the question will say it
+            return
+        self.post_message(self.Counted(scope, notes))
+
+    @on(Counted)
+    def _counted(self, message: Counted) -> None:
+        if message.scope == self._scope:
+            self._show_scope(message.notes)
+
     # asking
 
     @on(Input.Submitted, "QuestionBox")
@@ -395,8 +550,11 @@ class ChatApp(App[None], inherit_bindings=False):
         question = self.query_one(QuestionBox).take()
         if not question:
             return
+        if question.split(maxsplit=1)[0] == SCOPE:
+            self._set_scope(question.removeprefix(SCOPE).strip())
+            return
         self._cancel()
-        card = Card(question, READING if self._engine else OPENING)
+        card = Card(question, READING if self._engine else OPENING, self._scope)
         cards = self.query_one(Cards)
         await cards.query(Welcome).remove()
         await cards.mount(card)
@@ -408,7 +566,7 @@ class ChatApp(App[None], inherit_bindings=False):
     def _ask(self, engine: Engine, card: Card) -> None:
         worker = get_current_worker()
         try:
-            answer = engine.ask(card.question, cancelled=lambda: worker.is_cancelled)
+            answer = engine.ask(card.question, scope=card.scope, cancelled=lambda: worker.is_cancelled)
         except Cancelled:
             return
         except BtrError as error:
@@ -469,7 +627,8 @@ class ChatApp(App[None], inherit_bindings=False):
         active = [binding for _, binding, _, _ in self.screen.active_bindings.values()]
         ours = [binding for binding in active if binding.id and binding.id.startswith("chat.")]
         rows = [(self.get_key_display(binding), binding.tooltip or binding.description) for binding in ours]
-        self.push_screen(Help([("enter", "Ask the question"), *rows]))
+        scope = (SCOPE, "Ask of a part of the notes: /scope folder:work tag:idea; alone: of all")
+        self.push_screen(Help([("enter", "Ask the question"), *rows, scope]))
 
     def action_copy_answer(self) -> None:
         """Copy the last answer."""
@@ -523,5 +682,8 @@ class Welcome(Static):
     """What stands where there are no cards yet."""
 
     def __init__(self) -> None:
-        text = "Ask a question. The answer is copied from your notes, with its source; nothing leaves this machine."
-        super().__init__(text)
+        super().__init__(
+            "Ask a question. The answer is copied from your notes, with its source; nothing leaves this machine.\n"
+            "/scope folder:work tag:idea date:2025 asks of a part of them, /scope alone of all again.",
+            markup=False,
+        )

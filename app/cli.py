@@ -1,9 +1,9 @@
 """
 The command line: each command parses, calls once, prints. Answers go to stdout, talk to stderr.
 
-Exit codes: 0 answered or done, 1 nothing found or not in your notes, 2 usage or configuration, 3 store, 4 bundle,
-5 finished but some files failed, 70 a bug of ours, 130 interrupted. Slow imports stand inside the command that needs
-them.
+Exit codes: 0 answered or done, 1 nothing found or not in your notes, 2 usage or configuration, or a source that was
+left as it is because too much of it is gone, 3 store, 4 bundle, 5 finished but some files failed, 70 a bug of ours,
+130 interrupted. Slow imports stand inside the command that needs them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ from app.places import Places, resolve
 from store.errors import BtrError, UsageError
 
 if TYPE_CHECKING:
-    from app.assistant import Answer, Source
+    from app.assistant import Answer, Assistant, Source
+    from app.bundle import Bundle
     from app.evaluation import Examination
-    from app.indexer import Progress
+    from app.indexer import Progress, Report
+    from store.scope import Scope
 
-NOTHING_FOUND, FILES_FAILED, BUG, INTERRUPTED = 1, 5, 70, 130
+NOTHING_FOUND, REFUSED, FILES_FAILED, BUG, INTERRUPTED = 1, 2, 5, 70, 130
+_MOST_LISTED = 20
+"""Files that an index run names of those that it did not read."""
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -40,9 +44,10 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.option("--store", metavar="FILE", help="The store to use (default: in your data folder).")
 @click.option("--bundle", metavar="FOLDER", help="The model to use (default: the embedded one).")
 @click.option("--device", metavar="NAME", help="cpu, or an accelerator that ONNX Runtime offers here (default: cpu).")
+@click.option("--no-rescan", is_flag=True, help="Open the chat without looking for notes that changed.")
 @click.version_option(__version__, prog_name="btr-assistant")
 @click.pass_context
-def cli(context: click.Context, store: str | None, bundle: str | None, device: str | None) -> None:
+def cli(context: click.Context, store: str | None, bundle: str | None, device: str | None, no_rescan: bool) -> None:
     """Answers questions from your own notes, offline. Without a command: opens the chat.
 
     \b
@@ -58,49 +63,277 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
         from app.assistant import Assistant
         from app.chat import run_chat
 
-        run_chat(lambda: Assistant.open(context.obj))
+        run_chat(lambda: Assistant.open(context.obj), lock=None if no_rescan else context.obj.lock)
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how large it would be."
+)
+@click.option("--show", metavar="FILE", help="With --dry-run: the text of one note exactly as it will be encoded.")
+@click.option("--allow-deletions", is_flag=True, help="Go on though more than a third of a folder's notes are gone.")
 @click.pass_obj
-def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
-    """Encode folders of notes (.md, .txt); again for what is new, changed or gone.
+def index(
+    places: Places, paths: tuple[str, ...], quiet: bool, dry_run: bool, show: str | None, allow_deletions: bool
+) -> None:
+    """Encode folders of notes (.md, .txt); again for what is new, changed, moved or gone.
+
+    Without PATH: every folder that was indexed or added before. What .gitignore or .btrignore ignores is left out.
 
     Example: btr-assistant index ~/notes
     """
+    if show is not None and not dry_run:
+        raise UsageError("--show needs --dry-run: btr-assistant index --dry-run --show FILE")
     from app.bundle import Bundle
-    from app.documents import check_root
     from app.indexer import index as run
-    from app.indexer import writer_lock
-    from store.tokens import TokenStore
+    from app.indexer import writing
+    from app.tree import check_root
 
-    roots = [check_root(Path(path)) for path in paths]
+    roots = [str(check_root(Path(path), allow_deletions)) for path in paths]
     bundle = Bundle.open(places.bundle, places.device)
-    with (
-        writer_lock(places.lock),
-        TokenStore.create(places.store, bundle.manifest.fingerprint, bundle.manifest.name) as store,
-    ):
-        show = _ProgressLine(sys.stderr, quiet)
+    if show is not None:
+        _print_encoded(bundle, Path(show))
+        return
+    if dry_run:
+        _print_forecast(places, bundle, roots, allow_deletions)
+        return
+    if not roots and not places.store.is_file():
+        raise UsageError(_NO_FOLDER)
+    with writing(places.store, places.lock, bundle.manifest) as store:
+        roots = roots or [source.root for source in store.sources()]
+        if not roots:
+            raise UsageError(_NO_FOLDER)
+        line = _ProgressLine(sys.stderr, quiet)
         try:
-            report = run(store, bundle, roots, show)
+            report = run(store, bundle, roots, line, allow_deletions=allow_deletions)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("every note finished so far is kept, run it again to go on") from None
         finally:
-            show.end()
-    for path, reason in [*report.warnings, *report.failed]:
-        click.echo(f"{plain(path)} {reason}", err=True)
-    if not quiet:
-        pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
-        click.echo(
-            f"{report.notes:,} notes: {report.indexed:,} indexed, {report.unchanged:,} unchanged, "
-            f"{report.removed:,} removed, {len(report.failed):,} failed; "
-            f"{report.tokens:,} tokens in {report.seconds:.1f} s{pace}",
-            err=True,
-        )
+            line.end()
+    _print_report(report, quiet)
+    if report.refused:
+        sys.exit(REFUSED)
     if report.failed:
         sys.exit(FILES_FAILED)
+
+
+_NO_FOLDER = "no folder is known yet: give one, btr-assistant index ~/notes"
+
+
+def _print_report(report: Report, quiet: bool) -> None:
+    for path, reason in [*report.warnings, *report.failed]:
+        click.echo(f"{plain(path)} {reason}", err=True)
+    for _, sentence in report.refused:
+        click.echo(f"btr-assistant: {plain(sentence)}", err=True)
+    if quiet or (report.refused and not report.notes):
+        return
+    for path, reason in report.skipped[:_MOST_LISTED]:
+        click.echo(f"{plain(path)} {reason}", err=True)
+    if len(report.skipped) > _MOST_LISTED:
+        click.echo(f"and {len(report.skipped) - _MOST_LISTED:,} more like these", err=True)
+    pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
+    moved = f"{report.moved:,} moved, " if report.moved else ""
+    restored = f"{report.restored:,} restored, " if report.restored else ""
+    click.echo(
+        f"{report.notes:,} notes: {report.indexed:,} indexed, {report.unchanged:,} unchanged, {moved}{restored}"
+        f"{report.removed:,} removed, {len(report.failed):,} failed; "
+        f"{report.tokens:,} tokens in {report.seconds:.1f} s{pace}",
+        err=True,
+    )
+
+
+def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_deletions: bool) -> None:
+    from contextlib import nullcontext
+
+    from app.preview import forecast
+    from store.tokens import TokenStore
+
+    exists = places.store.is_file()
+    with TokenStore.open(places.store, bundle.manifest.fingerprint) if exists else nullcontext() as store:
+        roots = roots or [source.root for source in (store.sources() if store else [])]
+        if not roots:
+            raise UsageError(_NO_FOLDER)
+        found = forecast(store, bundle, roots, allow_deletions)
+    plan = found.plan
+    changed, moved = len(plan.changed), sum(move.renamed for move in plan.moves)
+    restored = sum(move.document.deleted and not move.renamed for move in plan.moves)
+    unchanged = plan.unchanged + len(plan.moves) - moved - restored
+    for path, reason in [*found.failed, *plan.skipped]:
+        click.echo(f"{plain(path)} {reason}", err=True)
+    for _, sentence in plan.refused:
+        click.echo(f"btr-assistant: {plain(sentence)}", err=True)
+    new = len(plan.encode) - changed - len(found.failed)
+    click.echo(
+        f"notes      {len(plan.owners):,}: {new:,} new, {changed:,} changed, "
+        f"{moved:,} moved, {restored:,} restored, {len(plan.gone):,} removed, {unchanged:,} unchanged, "
+        f"{len(found.failed):,} cannot be read"
+    )
+    click.echo(f"to encode  {found.tokens:,} tokens")
+    how = "measured in the last long run" if found.measured else "assumed, nothing was measured here yet"
+    click.echo(f"time       {found.minutes:.1f} minutes at {found.speed:,.0f} tokens/s ({how})")
+    click.echo(f"room       {found.store_bytes / 1e6:.1f} MB, with the notes' text and search index")
+    click.echo("Nothing was changed.", err=True)
+    if plan.refused:
+        sys.exit(REFUSED)
+
+
+def _print_encoded(bundle: Bundle, path: Path) -> None:
+    from app.preview import encoded_text
+
+    for line, heading, text in encoded_text(bundle, path):
+        click.secho(f"{short(str(path))}:{line}  {plain(heading)}", bold=True)
+        click.echo("\n".join(plain(part) for part in text.splitlines()))
+        click.echo()
+
+
+@cli.group()
+def sources() -> None:
+    """Folders and files that are kept in step: list, add, remove.
+
+    Example: btr-assistant sources add ~/notes
+    """
+
+
+@sources.command("list")
+@click.pass_obj
+def sources_list(places: Places) -> None:
+    """List the sources with how many notes of each are indexed.
+
+    Example: btr-assistant sources list
+    """
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    with TokenStore.open(places.store, read_manifest(places.bundle).fingerprint) as store:
+        for source in store.sources():
+            missing = "" if os.path.lexists(source.root) else "  (not there now)"
+            click.echo(f"{plain(source.root)}  {source.notes:,} notes{missing}")
+
+
+@sources.command("add")
+@click.argument("path")
+@click.pass_obj
+def sources_add(places: Places, path: str) -> None:
+    """Add a folder or file, to be indexed by the next run.
+
+    Example: btr-assistant sources add ~/notes
+    """
+    from app.indexer import writing
+    from app.tree import check_root
+    from store.bundle import read_manifest
+
+    root = str(check_root(Path(path)))
+    with writing(places.store, places.lock, read_manifest(places.bundle)) as store:
+        store.add_source(root)
+    click.echo(f"added {plain(root)}: run btr-assistant index to encode it", err=True)
+
+
+@sources.command("remove")
+@click.argument("path")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say what would be forgotten.")
+@click.pass_obj
+def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
+    """Forget a source: its notes leave the store, the files stay.
+
+    Example: btr-assistant sources remove ~/notes
+    """
+    from app.indexer import writing
+    from app.tree import check_root
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    root, manifest = str(check_root(Path(path), may_be_gone=True)), read_manifest(places.bundle)
+    with TokenStore.open(places.store, manifest.fingerprint) as store:
+        known = {source.root for source in store.sources()}
+        notes = len(store.only_in(root))
+    if root not in known:
+        raise UsageError(f"{root} is no source: btr-assistant sources list shows them")
+    if dry_run:
+        click.echo(f"{plain(root)}: {notes:,} notes would be forgotten. Nothing was changed.", err=True)
+        return
+    if not yes:
+        if not _on_terminal():
+            raise UsageError(f"{notes:,} notes of {root} would be forgotten: add --yes, or --dry-run to look first")
+        click.confirm(f"Forget {notes:,} notes of {plain(root)}? The files stay.", abort=True, err=True)
+    with writing(places.store, places.lock, manifest) as store:
+        store.remove_source(root)
+        store.compact()
+    click.echo(f"forgot {notes:,} notes of {plain(root)}", err=True)
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="List the deleted notes that would be removed.")
+@click.pass_obj
+def cleanup(places: Places, dry_run: bool) -> None:
+    """Remove deleted notes from the store for good, and give their room back.
+
+    Example: btr-assistant cleanup --dry-run
+    """
+    from app.indexer import writing
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    manifest = read_manifest(places.bundle)
+    with TokenStore.open(places.store, manifest.fingerprint) as store:
+        deleted = [document.path for document in store.documents() if document.deleted]
+    if dry_run:
+        for path in deleted:
+            click.echo(plain(path))
+        click.echo(f"{len(deleted):,} deleted notes would be removed. Nothing was changed.", err=True)
+        return
+    with writing(places.store, places.lock, manifest) as store:
+        before = store.counts().store_bytes
+        store.purge()
+        store.compact()
+        freed = max(before - store.counts().store_bytes, 0)
+    click.echo(f"{len(deleted):,} deleted notes removed, {freed / 1e6:.1f} MB freed", err=True)
+
+
+@cli.command()
+@click.option(
+    "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Minutes between rescans."
+)
+@click.option("--debounce", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of quiet.")
+@click.pass_obj
+def watch(places: Places, every: float, debounce: float) -> None:
+    """Keep the store in step while notes are worked on, until Ctrl-C.
+
+    Looks at all sources first, and again every few minutes. One line for each change.
+
+    Example: btr-assistant watch
+    """
+    from functools import partial
+
+    from app.bundle import Bundle
+    from app.watch import Watch, file_events
+
+    bundle = Bundle.open(places.bundle, places.device)
+    watching = Watch(places.store, places.lock, bundle, partial(click.echo, err=True), 60 * every)
+    roots = watching.sources()
+    if not roots:
+        raise UsageError(_NO_FOLDER)
+    click.echo(f"watching {', '.join(short(root) for root in roots)}: Ctrl-C ends", err=True)
+    watching.run(partial(file_events, debounce=debounce))
+
+
+_SCOPE = click.option(
+    "--in",
+    "--scope",
+    "filters",
+    multiple=True,
+    metavar="FILTER",
+    help='Only notes with: folder:work tag:idea author:"Jane" date:2025-01..2025-03 -tag:private',
+)
+
+
+def _scope(filters: tuple[str, ...]) -> Scope:
+    from app.scope import parse_scope
+    from store.scope import EVERYTHING
+
+    return parse_scope(" ".join(filters)) if filters else EVERYTHING
 
 
 @cli.command()
@@ -108,8 +341,11 @@ def index(places: Places, paths: tuple[str, ...], quiet: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--batch", metavar="FILE", help="Answer every line of a file (- for standard input) as JSON lines.")
 @click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
+@_SCOPE
 @click.pass_obj
-def ask(places: Places, question: str | None, as_json: bool, batch: str | None, passages: int) -> None:
+def ask(
+    places: Places, question: str | None, as_json: bool, batch: str | None, passages: int, filters: tuple[str, ...]
+) -> None:
     """Answer a question from your notes, with its source.
 
     Example: btr-assistant ask "when was the boiler serviced?"
@@ -118,16 +354,18 @@ def ask(places: Places, question: str | None, as_json: bool, batch: str | None, 
         raise UsageError("give a question or --batch FILE: btr-assistant ask 'when was the boiler serviced?'")
     from app.assistant import Assistant, check_question
 
+    scope = _scope(filters)
     if batch is not None:
         with _open_lines(batch) as lines, Assistant.open(places) as assistant:
             for line in _questions(lines):
-                print_json(assistant.ask(line, passages).to_json(), indent=None)
+                print_json(assistant.ask(line, passages, scope=scope).to_json(), indent=None)
                 sys.stdout.flush()
         return
     assert question is not None
     check_question(question)
     with Assistant.open(places) as assistant:
-        answer = assistant.ask(question, passages)
+        answer = assistant.ask(question, passages, scope=scope)
+        _warn_if_empty(assistant, scope)
     if as_json:
         print_json(answer.to_json())
     else:
@@ -136,12 +374,18 @@ def ask(places: Places, question: str | None, as_json: bool, batch: str | None, 
         sys.exit(NOTHING_FOUND)
 
 
+def _warn_if_empty(assistant: Assistant, scope: Scope) -> None:
+    if scope and not assistant.count_notes(scope):
+        click.echo(f"No notes match {plain(scope.text)}.", err=True)
+
+
 @cli.command()
 @click.argument("query")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-n", "--limit", default=10, show_default=True, type=click.IntRange(1, 1000), help="Passages to list.")
+@_SCOPE
 @click.pass_obj
-def search(places: Places, query: str, as_json: bool, limit: int) -> None:
+def search(places: Places, query: str, as_json: bool, limit: int, filters: tuple[str, ...]) -> None:
     """List the passages closest to some words, without reading them.
 
     Example: btr-assistant search "boiler pressure valve"
@@ -149,8 +393,10 @@ def search(places: Places, query: str, as_json: bool, limit: int) -> None:
     from app.assistant import SCHEMA_VERSION, Assistant, check_question
 
     check_question(query)
+    scope = _scope(filters)
     with Assistant.open(places) as assistant:
-        results = assistant.search(query, limit)
+        results = assistant.search(query, limit, scope)
+        _warn_if_empty(assistant, scope)
     if as_json:
         rows = [asdict(result) for result in results]
         print_json({"schema_version": SCHEMA_VERSION, "query": query.strip(), "results": rows})
@@ -167,8 +413,9 @@ def search(places: Places, query: str, as_json: bool, limit: int) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--failed", is_flag=True, help="List the files that could not be indexed, and why.")
+@click.option("--deleted", is_flag=True, help="List the deleted notes that are kept until cleanup.")
 @click.pass_obj
-def status(places: Places, as_json: bool, failed: bool) -> None:
+def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     """Show what is indexed and how much room it takes.
 
     Example: btr-assistant status
@@ -179,7 +426,9 @@ def status(places: Places, as_json: bool, failed: bool) -> None:
 
     manifest = read_manifest(places.bundle)
     with TokenStore.open(places.store, manifest.fingerprint) as store:
-        counts, sources, failures = store.counts(), store.sources(), store.failures()
+        counts, failures = store.counts(), store.failures()
+        roots = [source.root for source in store.sources()]
+        gone = [document.path for document in store.documents() if document.deleted] if deleted else []
     if as_json:
         print_json(
             {
@@ -188,10 +437,11 @@ def status(places: Places, as_json: bool, failed: bool) -> None:
                 "passages": counts.passages,
                 "tokens": counts.tokens,
                 "failed": counts.failed,
+                "deleted": counts.deleted,
                 "store_bytes": counts.store_bytes,
                 "bytes_per_token": round(counts.bytes_per_token, 2),
                 "model": manifest.name,
-                "sources": sources,
+                "sources": roots,
             }
         )
         return
@@ -199,13 +449,19 @@ def status(places: Places, as_json: bool, failed: bool) -> None:
         for path, reason in failures:
             click.echo(f"{plain(path)} {reason}")
         return
+    if deleted:
+        for path in gone:
+            click.echo(plain(path))
+        return
     click.echo(f"notes      {counts.notes:,} ({counts.failed:,} failed)")
+    if counts.deleted:
+        click.echo(f"deleted    {counts.deleted:,}, kept until btr-assistant cleanup")
     click.echo(f"passages   {counts.passages:,}")
     click.echo(f"tokens     {counts.tokens:,}, {counts.bytes_per_token:.1f} bytes each (bits, scales, passage codes)")
     click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
     click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
-    for source in sources:
-        click.echo(f"source     {source}")
+    for root in roots:
+        click.echo(f"source     {root}")
 
 
 @cli.command("eval")

@@ -8,16 +8,15 @@ point into exactly this text. Front matter stays in the text, but the body begin
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store.errors import BtrError, UsageError
+from store.errors import BtrError
 
 SUFFIXES = {".md": "markdown", ".markdown": "markdown", ".txt": "text"}
 MAX_BYTES = 20_000_000
@@ -59,49 +58,6 @@ class LineMap:
     def line(self, offset: int) -> int:
         """The line that holds a character."""
         return bisect_right(self._starts, offset)
-
-
-def find_files(root: Path) -> Iterator[Path]:
-    """
-    Every note under a folder (or the file itself), in a fixed order; then every folder that cannot be listed.
-
-    Hidden files and folders, other suffixes, and links that lead out of the folder are left out.
-    """
-    if root.is_file():
-        yield root
-        return
-    inside = os.path.realpath(root)
-    unlisted: list[OSError] = []
-    for folder, folders, names in os.walk(root, onerror=unlisted.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                continue
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):
-                continue
-            yield path
-    yield from (Path(error.filename) for error in unlisted)
-
-
-def check_root(path: Path) -> Path:
-    """
-    The absolute folder or file to index.
-
-    Raises:
-        UsageError: If there is nothing there, a file of a kind that cannot be read, or a folder without a single
-            note: an unmounted disk looks like that.
-    """
-    path = Path(os.path.abspath(os.path.expanduser(path)))
-    if not os.access(path, os.F_OK):
-        raise UsageError(f"{path} does not exist: give a folder of notes")
-    if encodable(str(path)) != str(path):
-        raise UsageError(f"{path} has a name that is not UTF-8: rename it")
-    if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is not a note that can be read: give {', '.join(SUFFIXES)} files or a folder")
-    if next(find_files(path), None) is None:
-        raise UsageError(f"{path} holds no .md or .txt notes: give a folder of notes, nothing was changed")
-    return path
 
 
 def read_document(path: Path) -> Document:

@@ -1,8 +1,9 @@
 """
 Folders of notes -> the store, incrementally: one transaction per note, a kill loses at most the note in flight.
 
-A file whose size and time are as stored is not even opened; one whose bytes are the same is only touched. Notes are
-encoded on as many threads as there are cores and written in order by the caller's thread.
+What is to be done is planned first (`app.sync`); then documents that only moved are placed and those that are gone
+become tombstones, each in one transaction, and what is left is encoded on as many threads as there are cores and
+written in order by the caller's thread.
 """
 
 from __future__ import annotations
@@ -11,17 +12,36 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 from app.bundle import Bundle
-from app.documents import Document, DocumentError, encodable, find_files, read_document, unreadable
+from app.documents import Document, DocumentError, encodable, read_document, unreadable
 from app.passages import Passage, PassageSplitter
-from store.errors import StoreError
-from store.tokens import NewDocument, NewPassage, StoredDocument, TokenStore
+from app.sync import Plan, Stored, make_plan
+from app.tags import text_tags
+from store.bundle import Manifest
+from store.errors import BusyError, StoreError
+from store.tokens import NewDocument, NewPassage, Placement, TokenStore, is_inside
+
+SPEED = "tokens_per_second"
+"""The setting that keeps how fast the last run encoded."""
+_MEASURABLE = 2_000
+"""Tokens from which on a run's speed says something."""
+_UNLISTED = "cannot be listed: check its permissions, its notes stay as they were indexed"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that an index run did."""
+
+    what: str
+    """indexed, moved, restored, removed or failed."""
+    path: str
+    detail: str = ""
 
 
 @dataclass
@@ -32,6 +52,10 @@ class Report:
     """Files looked at."""
     indexed: int = 0
     unchanged: int = 0
+    moved: int = 0
+    """Renamed or moved, and not encoded."""
+    restored: int = 0
+    """Back after a deletion, and not encoded."""
     removed: int = 0
     tokens: int = 0
     """Tokens encoded in this run."""
@@ -40,6 +64,15 @@ class Report:
     """(path, reason)."""
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """(path, what to know) of notes that were indexed all the same."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """(path, why) of what was not read."""
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """(source, why) of what was left as it is because too much of it is gone."""
+
+    @property
+    def changes(self) -> int:
+        """How many notes of the store this run changed."""
+        return self.indexed + self.moved + self.restored + self.removed
 
 
 @dataclass(frozen=True)
@@ -54,7 +87,7 @@ class Progress:
 
     @property
     def notes_per_second(self) -> float:
-        """Notes looked at per second so far."""
+        """Notes encoded per second so far."""
         return self.done / self.seconds if self.seconds else 0.0
 
     @property
@@ -69,7 +102,8 @@ def writer_lock(path: Path) -> Iterator[None]:
     Only one index run writes to a store; the lock goes with its process, however that ends.
 
     Raises:
-        StoreError: If another run holds it.
+        BusyError: If another run holds it.
+        StoreError: If it cannot be made.
     """
     from filelock import FileLock, Timeout
 
@@ -78,7 +112,7 @@ def writer_lock(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock.acquire()
     except Timeout:
-        raise StoreError("another index run is writing to this store: wait for it to finish") from None
+        raise BusyError("another index run is writing to this store: wait for it to finish") from None
     except OSError as error:
         raise StoreError(f"cannot write {path.parent} ({error.strerror}): set BTR_ASSISTANT_HOME") from error
     try:
@@ -87,60 +121,117 @@ def writer_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def writing(store: Path, lock: Path, manifest: Manifest) -> Iterator[TokenStore]:
+    """
+    A store to write to, made or migrated if need be, with its lock.
+
+    Raises:
+        BusyError: If another run writes to it.
+        StoreError: If it cannot be used.
+    """
+    with writer_lock(lock), TokenStore.create(store, manifest.fingerprint, manifest.name) as opened:
+        yield opened
+
+
 def index(
     store: TokenStore,
     bundle: Bundle,
-    roots: Sequence[Path],
+    roots: Sequence[Path | str],
     progress: Callable[[Progress], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    allow_deletions: bool = False,
+    tell: Callable[[Change], None] = lambda _: None,
+    check: Callable[[], None] = lambda: None,
+    threads: int | None = None,
 ) -> Report:
     """
-    Bring the store up to date with folders or files; absolute paths from `check_root`.
+    Bring the store up to date with folders or files, by absolute path.
 
-    A file that cannot be read is reported, and what was stored of it stays.
+    A file that cannot be read is reported, and what was stored of it stays. `check` is called several times a second
+    and may raise to stop; `tell` is called with everything that changes.
     """
-    report = Report()
     began = clock()
-    plans = [(root, list(find_files(root))) for root in roots]
-    total = sum(len(files) for _, files in plans)
-    for root, files in plans:
-        source_id = store.add_source(str(root))
-        known = _known(store, root)
-        earlier = {path for path, _ in store.failures()}
-        failed: set[Path] = set()
-        with closing(_outcomes(bundle, files, known)) as outcomes:
-            for path, outcome in outcomes:
-                report.notes += 1
-                name = encodable(str(path))
-                if isinstance(outcome, DocumentError):
-                    failed.add(path)
-                    report.failed.append((name, str(outcome)))
-                    store.put_failure(source_id, name, str(outcome))
-                elif outcome is None:
-                    report.unchanged += 1
-                elif isinstance(outcome, _Touched):
-                    store.touch(outcome.document_id, outcome.size, outcome.mtime_ns)
-                    report.unchanged += 1
-                else:
-                    store.put_document(source_id, outcome.document, outcome.passages)
-                    report.indexed += 1
-                    report.tokens += sum(passage.tokens for passage in outcome.passages)
-                    if outcome.warning:
-                        report.warnings.append((name, outcome.warning))
-                if name in earlier and not isinstance(outcome, DocumentError):
-                    store.clear_failures([name])
-                progress(Progress(report.notes, total, report.tokens, clock() - began, name))
-        present = {encodable(str(path)) for path in files}
-        gone = [
-            document.id
-            for path, document in known.items()
-            if path not in present and failed.isdisjoint(Path(path).parents)  # a folder that could not be listed
-        ]
-        store.remove_documents(gone)
-        report.removed += len(gone)
-        store.clear_failures(path for path in earlier if Path(path).is_relative_to(root) and path not in present)
+    plan = make_plan(Stored.of(store), [str(root) for root in roots], allow_deletions, check)
+    report = Report(notes=len(plan.owners), unchanged=plan.unchanged, refused=plan.refused)
+    report.skipped = [(encodable(path), why) for path, why in plan.skipped]
+    sources = {root: store.add_source(root) for root in plan.roots}
+    sources |= {source.root: source.id for source in store.sources()}
+    _apply(store, plan, sources, report, tell)
+    _forget_failures(store, plan)
+    for folder in plan.unlisted:
+        root = min((root for root in sources if is_inside(folder, root)), key=len)
+        _fail(store, sources[root], encodable(folder), _UNLISTED, report, tell)
+    report.notes += len(plan.unlisted)
+    encoding = clock()
+    paths = [Path(file.path) for file in plan.encode]
+    with closing(_outcomes(bundle, paths, check, threads or bundle.threads)) as outcomes:
+        for done, (path, outcome) in enumerate(outcomes, start=1):
+            name = encodable(str(path))
+            source_id = sources[plan.owners[str(path)]]
+            if isinstance(outcome, DocumentError):
+                _fail(store, source_id, name, str(outcome), report, tell)
+            else:
+                store.put_document(source_id, outcome.document, outcome.passages)
+                tokens = sum(passage.tokens for passage in outcome.passages)
+                report.indexed += 1
+                report.tokens += tokens
+                if outcome.warning:
+                    report.warnings.append((name, outcome.warning))
+                tell(Change("indexed", name, f"{tokens:,} tokens"))
+            progress(Progress(done, len(paths), report.tokens, clock() - encoding, name))
     report.seconds = clock() - began
+    if report.tokens >= _MEASURABLE and threads is None:
+        store.put_setting(SPEED, f"{report.tokens / max(clock() - encoding, 1e-3):.0f}")
     return report
+
+
+def _apply(
+    store: TokenStore, plan: Plan, sources: dict[str, int], report: Report, tell: Callable[[Change], None]
+) -> None:
+    """Place what moved and is back, and make tombstones of what is gone."""
+    store.place_documents(
+        [
+            Placement(
+                document_id=move.document.id,
+                source_id=sources[plan.owners[move.file.path]],
+                path=move.file.path,
+                size=move.file.size,
+                mtime_ns=move.file.mtime_ns,
+                tags=move.tags,
+            )
+            for move in plan.moves
+        ]
+    )
+    for move in plan.moves:
+        if move.document.deleted:
+            report.restored += 1
+            tell(Change("restored", move.file.path))
+        elif move.renamed:
+            report.moved += 1
+            tell(Change("moved", move.file.path, f"from {move.document.path}"))
+        else:
+            report.unchanged += 1
+    store.delete_documents([document.id for document in plan.gone], time.time())
+    report.removed = len(plan.gone)
+    for document in plan.gone:
+        tell(Change("removed", document.path))
+
+
+def _forget_failures(store: TokenStore, plan: Plan) -> None:
+    """Forget the failures of files that are gone or fine again; those of files still to be read are kept till then."""
+    waiting = {encodable(file.path) for file in plan.encode}
+    earlier = [path for path, _ in store.failures() if path not in waiting]
+    store.clear_failures(path for path in earlier if any(is_inside(path, root) for root in plan.roots))
+
+
+def _fail(
+    store: TokenStore, source_id: int, name: str, reason: str, report: Report, tell: Callable[[Change], None]
+) -> None:
+    report.failed.append((name, reason))
+    store.put_failure(source_id, name, reason)
+    tell(Change("failed", name, reason))
 
 
 @dataclass(frozen=True)
@@ -150,61 +241,47 @@ class _Encoded:
     warning: str | None
 
 
-@dataclass(frozen=True)
-class _Touched:
-    document_id: int
-    size: int
-    mtime_ns: int
-
-
-_Outcome = _Encoded | _Touched | DocumentError | None
-
-
-def _known(store: TokenStore, root: Path) -> dict[str, StoredDocument]:
-    """Every document stored from a folder or file, by path, whichever source it was added for: folders may overlap."""
-    inside = str(root).rstrip(os.sep) + os.sep
-    return {
-        path: document for path, document in store.documents().items() if path == str(root) or path.startswith(inside)
-    }
+_Outcome = _Encoded | DocumentError
 
 
 def _outcomes(
-    bundle: Bundle, files: Iterable[Path], known: dict[str, StoredDocument]
+    bundle: Bundle, files: Iterable[Path], check: Callable[[], None], threads: int
 ) -> Generator[tuple[Path, _Outcome], None, None]:
     """What becomes of each file, in order, a bounded number of them ahead of the writer; closed, it stops early."""
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
     waiting: deque[tuple[Path, Future[_Outcome]]] = deque()
     stopped = Event()
-    with ThreadPoolExecutor(bundle.threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for path in files:
-                stored = known.get(str(path))
-                waiting.append((path, pool.submit(_process, bundle, splitter, path, stored, stopped)))
-                if len(waiting) >= 8 * bundle.threads:
+                waiting.append((path, pool.submit(_process, bundle, splitter, path, stopped)))
+                if len(waiting) >= 8 * threads:
                     first, future = waiting.popleft()
-                    yield first, future.result()
+                    yield first, _result(future, check)
             while waiting:
                 first, future = waiting.popleft()
-                yield first, future.result()
+                yield first, _result(future, check)
         finally:
             stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _process(
-    bundle: Bundle, splitter: PassageSplitter, path: Path, stored: StoredDocument | None, stopped: Event
-) -> _Outcome:
+def _result(future: Future[_Outcome], check: Callable[[], None]) -> _Outcome:
+    """The outcome, however long it takes, unless `check` raises."""
+    while True:
+        check()
+        if future in wait([future], timeout=0.2).done:
+            return future.result()
+
+
+def _process(bundle: Bundle, splitter: PassageSplitter, path: Path, stopped: Event) -> _Outcome:
     try:
         stat = path.stat()
-        if stored and (stored.size, stored.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-            return None
         document = read_document(path)
     except OSError as error:
         return unreadable(error)
     except DocumentError as error:
         return error
-    if stored and stored.content_hash == document.content_hash:
-        return _Touched(stored.id, stat.st_size, stat.st_mtime_ns)
     passages = [encode(bundle, passage) for passage in splitter.split(document) if not stopped.is_set()]
     return _Encoded(_record(document, stat), [passage for passage in passages if passage.tokens], document.warning)
 
@@ -234,4 +311,5 @@ def _record(document: Document, stat: os.stat_result) -> NewDocument:
         mtime_ns=stat.st_mtime_ns,
         title=document.title,
         metadata=document.metadata,
+        tags=text_tags(document),
     )

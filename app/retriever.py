@@ -2,7 +2,8 @@
 Hybrid retrieval: BM25 over the words, passage codes over the meaning, fused by reciprocal rank.
 
 The codes are scanned by Hamming distance on their packed bytes; the nearest few hundred are scored again with the
-question's float code against their signs (BPR: asymmetric scoring).
+question's float code against their signs (BPR: asymmetric scoring). A scope is applied before either ranking: a filter
+behind them would hide what stands in a small folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from store.codec import Bits, Floats, hamming, pack, unpack
+from store.scope import EVERYTHING, Scope
 from store.tokens import TokenStore
 
 CANDIDATES = 200
@@ -43,23 +45,26 @@ class Retriever:
         self._ids = np.zeros(0, dtype=np.int64)
         self._codes: Bits = np.zeros((0, 0), dtype=np.uint8)
 
-    def retrieve(self, question: str, code: Floats, limit: int) -> list[Hit]:
-        """The best passages for a question's text and float code (c,)."""
+    def retrieve(self, question: str, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[Hit]:
+        """The best passages of a scope for a question's text and float code (c,)."""
         each = max(CANDIDATES, limit)
-        lexical = [passage_id for passage_id, _ in self._store.match(question, each)]
-        semantic = self.nearest(code, each)
+        lexical = [passage_id for passage_id, _ in self._store.match(question, each, scope)]
+        semantic = self.nearest(code, each, scope)
         return fuse(lexical, semantic)[:limit]
 
-    def nearest(self, code: Floats, limit: int) -> list[int]:
+    def nearest(self, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[int]:
         """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""
         self._refresh()
-        if not len(self._ids):
-            return []
         chosen = np.arange(len(self._ids))
+        if scope:
+            chosen = np.flatnonzero(np.isin(self._ids, self._store.passage_ids(scope)))
+        if not len(chosen):
+            return []
         rescored = max(RESCORED, limit)
         if len(chosen) > rescored:
-            distance = hamming(self._codes, pack(code)[None])
-            chosen = np.argpartition(distance, rescored)[:rescored]
+            codes = self._codes[chosen] if scope else self._codes
+            distance = hamming(codes, pack(code)[None])
+            chosen = chosen[np.argpartition(distance, rescored)[:rescored]]
         similarity = unpack(self._codes[chosen]) @ code
         order = np.lexsort((chosen, -similarity))[:limit]
         return [int(i) for i in self._ids[chosen[order]]]

@@ -4,6 +4,7 @@ Everything that can go wrong and that a person can act on.
     BtrError
     |-- UsageError      2  a flag, a path or a question that cannot be used
     |-- StoreError      3  a store that is missing, locked, corrupt, newer, or made with another bundle
+    |   `-- BusyError      another run is writing to it
     `-- ModelError      4  a bundle or a checkpoint that cannot be used
         |-- FormatError    bytes or sizes that break a format's rule
         `-- ExportError    a training run or an export that cannot go on
@@ -31,6 +32,10 @@ class StoreError(BtrError):
     """The store cannot be used."""
 
     exit_code = 3
+
+
+class BusyError(StoreError):
+    """Another run is writing to the store."""
 
 
 class ModelError(BtrError):

@@ -7,9 +7,12 @@ The SQLite schema: ordered migrations, each applied once and in one transaction 
 
 from __future__ import annotations
 
+import json
+
 from sqlite_utils import Database, Migrations
 
-from store.tokens import APPLICATION_ID
+from store.fields import date_of, fields_of, folder_of
+from store.tokens import APPLICATION_ID, UNREAD
 
 migrations = Migrations("btr_assistant")
 
@@ -69,3 +72,37 @@ def m001_documents_passages_tokens(db: Database) -> None:
     db["passages"].enable_fts(  # type: ignore[union-attr]
         ["heading", "text"], create_triggers=True, tokenize="porter unicode61 remove_diacritics 2"
     )
+
+
+@migrations()
+def m002_tombstones_fields(db: Database) -> None:
+    """
+    Deleted documents are kept until they are cleaned up; folder, date, tags and fields can be filtered by.
+
+    What front matter says is filled in here. Tags in a note's text are not in the store: so that the next index run
+    reads every file once more, encoding nothing, no size is taken for known.
+    """
+    for statement in (
+        "ALTER TABLE documents ADD COLUMN deleted_at INTEGER",
+        "ALTER TABLE documents ADD COLUMN folder TEXT NOT NULL DEFAULT '/'",
+        "ALTER TABLE documents ADD COLUMN date TEXT",
+        "CREATE INDEX documents_deleted ON documents(deleted_at) WHERE deleted_at IS NOT NULL",
+        """
+        CREATE TABLE fields (
+            name TEXT NOT NULL,
+            value TEXT NOT NULL,
+            document_id INTEGER NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
+            PRIMARY KEY (name, value, document_id)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX fields_document ON fields(document_id)",
+    ):
+        db.execute(statement)
+    sql = "SELECT d.id, d.path, d.metadata, s.root FROM documents d JOIN sources s ON s.id = d.source_id"
+    for document_id, path, text, root in db.execute(sql).fetchall():
+        metadata = json.loads(text)
+        update = "UPDATE documents SET size = ?, folder = ?, date = ? WHERE id = ?"
+        db.execute(update, (UNREAD, folder_of(root, path), date_of(metadata), document_id))
+        for name, value in fields_of(metadata):
+            db.execute("INSERT INTO fields VALUES (?, ?, ?)", (name, value, document_id))
+    db.execute("PRAGMA user_version = 2")

@@ -1,6 +1,9 @@
 """
 TokenStore: documents, passages, token bits and passage codes in one SQLite file.
 
+A deleted document stays as a tombstone, with its passages and bits, until it is purged: nothing that answers or counts
+sees it, and a file that comes back is revived without being encoded.
+
 Writing goes through one door, `_transaction`; a document with all its passages is one transaction, so a kill loses at
 most the document in flight. Readers open the file on their own connection and, in WAL mode, never wait for a writer.
 Reading uses the standard library's sqlite3 alone: sqlite-utils is imported when a store is made or written to.
@@ -23,10 +26,14 @@ import numpy.typing as npt
 
 from store.codec import Bits, token_arrays
 from store.errors import StoreError
+from store.fields import date_of, fields_of, folder_of
+from store.scope import EVERYTHING, Scope
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x42545231
 """'BTR1'."""
+UNREAD = -1
+"""Size of a document whose file is to be read again, though its passages and bits are right."""
 
 _WORD = re.compile(r"\w+")
 _STOPWORDS = frozenset(
@@ -41,10 +48,41 @@ class StoredDocument:
     """What the store knows of a file: enough to tell whether it changed."""
 
     id: int
+    source_id: int
     path: str
     content_hash: str
     size: int
     mtime_ns: int
+    title: str
+    deleted_at: int | None
+    """Seconds since 1970; None: its file is there."""
+
+    @property
+    def deleted(self) -> bool:
+        """It is a tombstone."""
+        return self.deleted_at is not None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or file that is kept in step with the store."""
+
+    id: int
+    root: str
+    notes: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a stored document is now: the same bytes under another path or time, or back after a deletion."""
+
+    document_id: int
+    source_id: int
+    path: str
+    size: int
+    mtime_ns: int
+    tags: Sequence[str] | None = None
+    """Those in its text, where they were read again; None leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +95,8 @@ class NewDocument:
     mtime_ns: int
     title: str
     metadata: Mapping[str, Any]
+    tags: Sequence[str] = ()
+    """Those in its text; those in its metadata are found there."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +148,8 @@ class Counts:
     passages: int
     tokens: int
     failed: int
+    deleted: int
+    """Tombstones; counted nowhere else but in `store_bytes`."""
     encoded_bytes: int
     """Token bits, scales and passage codes: all that is kept for reading and retrieval besides text."""
     store_bytes: int
@@ -235,14 +277,46 @@ class TokenStore:
             row = self._connection.execute("SELECT id FROM sources WHERE root = ?", (root,)).fetchone()
         return int(row[0])
 
+    def remove_source(self, root: str) -> None:
+        """
+        Forget a source and what it alone holds, deleted notes included, in one transaction; `compact` wipes the file.
+
+        What another source holds too goes over to that one.
+        """
+        with self._transaction():
+            for source in sorted(
+                self.sources(), key=lambda source: len(source.root)
+            ):  # the outermost one has first call
+                if source.root != root:
+                    self._hand_over(root, source)
+            self._connection.execute("DELETE FROM sources WHERE root = ?", (root,))
+
+    def _hand_over(self, root: str, heir: Source) -> None:
+        """What stands under both one source and another belongs to the other from now on."""
+        for table in ("documents", "failures"):
+            sql = f"SELECT t.path FROM {table} t JOIN sources s ON s.id = t.source_id WHERE s.root = ?"
+            paths = [path for (path,) in self._rows(sql, (root,)) if is_inside(path, heir.root)]
+            sql = f"UPDATE {table} SET source_id = ? WHERE path = ?"
+            self._connection.executemany(sql, [(heir.id, path) for path in paths])
+            if table == "documents":
+                folders = [(folder_of(heir.root, path), path) for path in paths]
+                self._connection.executemany("UPDATE documents SET folder = ? WHERE path = ?", folders)
+
+    def only_in(self, root: str) -> list[str]:
+        """The paths of the notes that a source holds and no other one, deleted ones left out."""
+        others = [source.root for source in self.sources() if source.root != root]
+        sql = "SELECT d.path FROM documents d JOIN sources s ON s.id = d.source_id WHERE s.root = ? "
+        paths = [path for (path,) in self._rows(sql + "AND d.deleted_at IS NULL ORDER BY d.path", (root,))]
+        return [path for path in paths if not any(is_inside(path, other) for other in others)]
+
     def put_document(self, source_id: int, document: NewDocument, passages: Sequence[NewPassage]) -> int:
         """Add a document with its passages, replacing what stood under its path, in one transaction; its id."""
         with self._transaction():
             self._connection.execute("DELETE FROM documents WHERE path = ?", (document.path,))
             self._connection.execute("DELETE FROM failures WHERE path = ?", (document.path,))
             cursor = self._connection.execute(
-                "INSERT INTO documents (source_id, path, content_hash, size, mtime_ns, title, metadata) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO documents (source_id, path, content_hash, size, mtime_ns, title, metadata, folder, date) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     source_id,
                     document.path,
@@ -251,9 +325,12 @@ class TokenStore:
                     document.mtime_ns,
                     document.title,
                     json.dumps(document.metadata, ensure_ascii=False, default=str, sort_keys=True),
+                    folder_of(self._root(source_id), document.path),
+                    date_of(document.metadata),
                 ),
             )
             document_id = _last_id(cursor)
+            self._put_fields(document_id, document.metadata, document.tags)
             for passage in passages:
                 cursor = self._connection.execute(
                     'INSERT INTO passages (document_id, "start", "end", line, page, heading, text, tokens, code) '
@@ -275,17 +352,60 @@ class TokenStore:
                 )
         return document_id
 
-    def touch(self, document_id: int, size: int, mtime_ns: int) -> None:
-        """A file was written again with the same content: remember its new time, keep everything else."""
+    def _put_fields(self, document_id: int, metadata: Mapping[str, Any], tags: Sequence[str]) -> None:
+        rows = [(name, value, document_id) for name, value in fields_of(metadata, tags)]
+        self._connection.execute("DELETE FROM fields WHERE document_id = ?", (document_id,))
+        self._connection.executemany("INSERT INTO fields VALUES (?, ?, ?)", rows)
+
+    def place_documents(self, placements: Sequence[Placement]) -> None:
+        """
+        Documents whose files were moved, written again with the same content, or are back; in one transaction.
+
+        Files may have changed places with each other. What stood under a path that is taken now is removed.
+        """
         with self._transaction():
-            self._connection.execute(
-                "UPDATE documents SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, document_id)
+            for placement in placements:  # a path that no file can have, so that none is in the way of another
+                away = (f"\0{placement.document_id}", placement.document_id)
+                self._connection.execute("UPDATE documents SET path = ? WHERE id = ?", away)
+            for placement in placements:
+                self._connection.execute("DELETE FROM documents WHERE path = ?", (placement.path,))
+                self._connection.execute("DELETE FROM failures WHERE path = ?", (placement.path,))
+                self._connection.execute(
+                    "UPDATE documents SET source_id = ?, path = ?, folder = ?, size = ?, mtime_ns = ?, "
+                    "deleted_at = NULL WHERE id = ?",
+                    (
+                        placement.source_id,
+                        placement.path,
+                        folder_of(self._root(placement.source_id), placement.path),
+                        placement.size,
+                        placement.mtime_ns,
+                        placement.document_id,
+                    ),
+                )
+                if placement.tags is not None:
+                    sql = "SELECT metadata FROM documents WHERE id = ?"
+                    metadata = json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                    self._put_fields(placement.document_id, metadata, placement.tags)
+
+    def delete_documents(self, document_ids: Iterable[int], now: float) -> None:
+        """Make tombstones of documents whose files are gone since `now`, seconds since 1970, in one transaction."""
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE documents SET deleted_at = ? WHERE id = ?", [(int(now), i) for i in document_ids]
             )
 
-    def remove_documents(self, document_ids: Iterable[int]) -> None:
-        """Remove documents with their passages, bits and search entries, in one transaction."""
+    def purge(self) -> None:
+        """Remove all tombstones with their passages, bits and search entries; `compact` wipes the file."""
         with self._transaction():
-            self._connection.executemany("DELETE FROM documents WHERE id = ?", [(i,) for i in document_ids])
+            self._connection.execute("DELETE FROM documents WHERE deleted_at IS NOT NULL")
+
+    def compact(self) -> None:
+        """Leave nothing in the file of what was removed, and give its room back."""
+        with self._transaction():
+            self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('optimize')")
+        with _sqlite_errors(self.path):
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def put_failure(self, source_id: int, path: str, reason: str) -> None:
         """Remember that a file could not be indexed; what was stored of it before stays."""
@@ -331,36 +451,56 @@ class TokenStore:
         row = self._connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def sources(self) -> list[str]:
-        """Every folder or file that was indexed."""
-        return [row[0] for row in self._rows("SELECT root FROM sources ORDER BY root")]
+    def _root(self, source_id: int) -> str:
+        return str(self._connection.execute("SELECT root FROM sources WHERE id = ?", (source_id,)).fetchone()[0])
 
-    def documents(self) -> dict[str, StoredDocument]:
-        """Every document, by path."""
-        sql = "SELECT id, path, content_hash, size, mtime_ns FROM documents"
-        return {row[1]: StoredDocument(*row) for row in self._rows(sql)}
+    def sources(self) -> list[Source]:
+        """Every folder or file that is kept in step, by path."""
+        sql = (
+            "SELECT s.id, s.root, COUNT(d.id) FROM sources s "
+            "LEFT JOIN documents d ON d.source_id = s.id AND d.deleted_at IS NULL GROUP BY s.id ORDER BY s.root"
+        )
+        return [Source(*row) for row in self._rows(sql)]
+
+    def documents(self) -> list[StoredDocument]:
+        """Every document, tombstones included, by path."""
+        sql = "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents ORDER BY path"
+        return [StoredDocument(*row) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
         return [(row[0], row[1]) for row in self._rows("SELECT path, reason FROM failures ORDER BY path")]
 
-    def match(self, text: str, limit: int) -> list[tuple[int, float]]:
+    def match(self, text: str, limit: int, scope: Scope = EVERYTHING) -> list[tuple[int, float]]:
         """(passage id, score) of the best passages for any text by BM25, headings counted double; large is near."""
         query = fts_query(text)
         if not query:
             return []
+        chosen, parameters = _chosen(scope)
         sql = (
             "SELECT rowid, -bm25(passages_fts, 2.0, 1.0) AS score FROM passages_fts "
-            "WHERE passages_fts MATCH ? ORDER BY bm25(passages_fts, 2.0, 1.0), rowid LIMIT ?"
+            f"WHERE passages_fts MATCH ? AND +rowid {chosen} ORDER BY bm25(passages_fts, 2.0, 1.0), rowid LIMIT ?"
         )
-        return [(int(row[0]), float(row[1])) for row in self._rows(sql, (query, limit))]
+        return [(int(row[0]), float(row[1])) for row in self._rows(sql, (query, *parameters, limit))]
 
     def codes(self) -> tuple[npt.NDArray[np.int64], Bits]:
-        """Every passage's id (P,) and code (P, c / 8)."""
-        rows = self._rows("SELECT id, code FROM passages ORDER BY id")
+        """Every passage's id (P,), ascending, and code (P, c / 8)."""
+        chosen, parameters = _chosen(EVERYTHING)
+        rows = self._rows(f"SELECT id, code FROM passages WHERE id {chosen} ORDER BY id", parameters)
         ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
         codes = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
         return ids, codes.reshape(len(rows), -1) if rows else codes.reshape(0, 0)
+
+    def passage_ids(self, scope: Scope) -> npt.NDArray[np.int64]:
+        """The ids of all passages of a scope (P,)."""
+        chosen, parameters = _chosen(scope)
+        rows = self._rows(f"SELECT id FROM passages WHERE id {chosen} ORDER BY id", parameters)
+        return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+
+    def count_notes(self, scope: Scope) -> int:
+        """How many notes a scope holds."""
+        condition, parameters = scope.sql()
+        return int(self._rows(f"SELECT COUNT(*) FROM documents d WHERE {condition}", parameters)[0][0])
 
     def data_version(self) -> int:
         """A number that changes when another connection wrote to the store."""
@@ -370,7 +510,8 @@ class TokenStore:
         """Passages by id, in the order asked for; those removed meanwhile are left out."""
         sql = (
             'SELECT p.id, d.path, d.content_hash, d.size, d.mtime_ns, p."start", p."end", p.line, p.page, p.heading, '
-            "p.text, p.tokens FROM passages p JOIN documents d ON d.id = p.document_id WHERE p.id IN (%s)"
+            "p.text, p.tokens FROM passages p JOIN documents d ON d.id = p.document_id "
+            "WHERE d.deleted_at IS NULL AND p.id IN (%s)"
         )
         found = {row[0]: StoredPassage(*row) for row in self._rows(sql % _marks(ids), tuple(ids))}
         return [found[i] for i in ids if i in found]
@@ -386,14 +527,18 @@ class TokenStore:
 
     def counts(self) -> Counts:
         """Notes, passages, tokens, failures and bytes."""
-        notes = self._rows("SELECT COUNT(*) FROM documents")[0][0]
+        notes, deleted = self._rows("SELECT COUNT(*) - COUNT(deleted_at), COUNT(deleted_at) FROM documents")[0]
         failed = self._rows("SELECT COUNT(*) FROM failures")[0][0]
-        sql = "SELECT COUNT(*), COALESCE(SUM(tokens), 0), COALESCE(SUM(LENGTH(code)), 0) FROM passages"
-        passages, tokens, code_bytes = self._rows(sql)[0]
-        token_bytes = self._rows("SELECT COALESCE(SUM(LENGTH(bits) + LENGTH(scale)), 0) FROM token_bits")[0][0]
+        sql = (
+            "SELECT COUNT(*), COALESCE(SUM(p.tokens), 0), "
+            "COALESCE(SUM(LENGTH(p.code) + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
+            "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
+            "WHERE d.deleted_at IS NULL"
+        )
+        passages, tokens, encoded_bytes = self._rows(sql)[0]
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         store_bytes = sum(file.stat().st_size for file in files if file.exists())
-        return Counts(notes, passages, tokens, failed, code_bytes + token_bytes, store_bytes)
+        return Counts(notes, passages, tokens, failed, deleted, encoded_bytes, store_bytes)
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         with _sqlite_errors(self.path):
@@ -401,6 +546,20 @@ class TokenStore:
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _chosen(scope: Scope) -> tuple[str, tuple[str | int, ...]]:
+    """What a passage's id must be for it to be of a scope: "IN (...)", or "NOT IN" the few that are deleted."""
+    joined = "SELECT p.id FROM documents d JOIN passages p ON p.document_id = d.id WHERE"
+    if not scope:
+        return f"NOT IN ({joined} d.deleted_at IS NOT NULL)", ()
+    condition, parameters = scope.sql()
+    return f"IN ({joined} {condition})", parameters
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Whether a path is a folder or file, or below it."""
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def fts_query(text: str) -> str:

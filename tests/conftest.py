@@ -19,9 +19,9 @@ import pytest
 from app import cli
 from app.assistant import Assistant
 from app.bundle import Bundle
-from app.documents import check_root
 from app.indexer import Report, index
 from app.places import EMBEDDED_BUNDLE, Places
+from app.tree import check_root
 from store.tokens import TokenStore
 
 SAMPLE_NOTES = Path(__file__).parent.parent / "examples" / "notes"
@@ -139,10 +139,11 @@ def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def contents(path: Path) -> list[tuple[Any, ...]]:
-    """Everything that indexing decides, in an order that does not depend on row numbers."""
+    """Everything of the live notes that indexing decides, in an order that does not depend on row numbers."""
     return rows(
         path,
         'SELECT d.path, d.content_hash, d.title, d.metadata, p."start", p."end", p.line, p.heading, p.text, p.tokens, '
-        "p.code, t.bits, t.scale FROM documents d LEFT JOIN passages p ON p.document_id = d.id "
-        'LEFT JOIN token_bits t ON t.passage_id = p.id ORDER BY d.path, p."start"',
+        "p.code, t.bits, t.scale, d.date, (SELECT group_concat(name || '=' || value) FROM fields "
+        "WHERE document_id = d.id) FROM documents d LEFT JOIN passages p ON p.document_id = d.id "
+        'LEFT JOIN token_bits t ON t.passage_id = p.id WHERE d.deleted_at IS NULL ORDER BY d.path, p."start"',
     )

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "transformers", "optimum", "textual", "onnxruntime", "tokenizers", "sqlite_utils", "markdown_it"}
+HEAVY = {"torch", "transformers", "optimum", "textual", "onnxruntime", "tokenizers", "sqlite_utils", "markdown_it"} | {
+    "pathspec",
+    "watchfiles",
+}
 
 ASK = """
 import sys
@@ -60,6 +63,7 @@ def test_a_question_loads_neither_the_chat_nor_what_only_writing_needs(notes: Pa
     modules = loaded(ASK)
     assert "onnxruntime" in modules
     assert not modules & {"torch", "transformers", "textual", "sqlite_utils", "filelock", "yaml", "markdown_it"}
+    assert not modules & {"pathspec", "watchfiles"}
     assert "semantic_text_splitter" not in modules
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from textual.content import Content
@@ -15,8 +16,10 @@ from textual.widgets import Static
 from textual.worker import WorkerFailed
 
 from app.assistant import Answer, Assistant, Candidate, Source, Timings
+from app.bundle import Bundle
 from app.chat import (
     NO_QUESTION,
+    AssistantEngine,
     Card,
     ChatApp,
     Engine,
@@ -27,8 +30,12 @@ from app.chat import (
     marked_quote,
     run_chat,
 )
+from app.indexer import writer_lock
+from app.places import EMBEDDED_BUNDLE, Places
 from app.reader import Cancelled
-from store.errors import StoreError, UsageError
+from store.errors import BusyError, StoreError, UsageError
+from store.scope import Scope
+from tests.conftest import new_store, run_index
 
 QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
 SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, 100, 112, 120, stale=False)
@@ -46,15 +53,27 @@ ABSTAINED = replace(
 )
 
 
-class InstantEngine:
+class QuietEngine:
+    """Has no notes that changed."""
+
+    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
+        return []
+
+    def count_notes(self, scope: Scope) -> int:
+        return 12
+
+
+class InstantEngine(QuietEngine):
     """Gives the same answer to everything, or raises it."""
 
     def __init__(self, outcome: Answer | Exception) -> None:
         self.outcome = outcome
         self.asked: list[str] = []
+        self.scopes: list[str] = []
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         self.asked.append(question)
+        self.scopes.append(scope.text)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -63,14 +82,14 @@ class InstantEngine:
         return "2 notes · 3 passages · all local"
 
 
-class SlowEngine:
+class SlowEngine(QuietEngine):
     """Reads until it is cancelled, or five seconds, so that a broken cancel fails and does not hang."""
 
     def __init__(self) -> None:
         self.reading = threading.Event()
         self.gave_up = threading.Event()
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         self.reading.set()
         late = time.monotonic() + 5
         while not cancelled() and time.monotonic() < late:
@@ -83,7 +102,7 @@ class SlowEngine:
         return "slow"
 
 
-class DeafEngine:
+class DeafEngine(QuietEngine):
     """Does not look at `cancelled`: answers "slow" when released and anything else at once."""
 
     def __init__(self) -> None:
@@ -91,7 +110,7 @@ class DeafEngine:
         self.released = threading.Event()
         self.returned = threading.Event()
 
-    def ask(self, question: str, *, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
         if question == "slow":
             self.reading.set()
             self.released.wait(10)
@@ -358,3 +377,161 @@ def test_confidence_is_said_in_words_that_match_the_bar() -> None:
         "unlikely ▰▰▱▱▱",
         "very unlikely ▰▱▱▱▱",
     ]
+
+
+# scope
+
+
+@pytest.mark.asyncio
+async def test_a_scope_holds_for_the_questions_after_it_and_is_shown() -> None:
+    engine = InstantEngine(ANSWER)
+    async with ChatApp(lambda: engine).run_test(size=(120, 30)) as pilot:
+        await until(pilot, lambda: "local" in content(pilot.app.query_one("#header"), "#status").plain)
+        await ask(pilot, '/scope folder:work tag:"idea"')
+        header = pilot.app.query_one("#header")
+        await until(pilot, lambda: content(header, "#scope").plain == 'in folder:work tag:"idea" · 12 notes')
+        assert not cards(pilot)
+        card = await answered(pilot)
+        assert text(card).splitlines()[0] == 'You  when?  in folder:work tag:"idea"'
+        await ask(pilot, "/scope")
+        assert content(header, "#scope").plain == ""
+        assert text(await answered(pilot)).splitlines()[0] == "You  when?"
+        assert engine.scopes == ['folder:work tag:"idea"', ""]
+
+
+@pytest.mark.asyncio
+async def test_what_is_no_filter_is_said_and_changes_nothing() -> None:
+    engine = InstantEngine(ANSWER)
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "/scope tag:idea")
+        await ask(pilot, "/scope [red]work")
+        await until(pilot, lambda: bool(notices(pilot)))
+        assert notices(pilot)[0].startswith("[red]work is no filter: write folder:work")
+        await answered(pilot, "/scopes of what?")
+        assert (engine.asked, engine.scopes) == (["/scopes of what?"], ["tag:idea"])
+
+
+@pytest.mark.asyncio
+async def test_a_question_waits_with_the_scope_that_it_was_asked_in() -> None:
+    may_open = threading.Event()
+    engine = InstantEngine(ANSWER)
+
+    def open_slowly() -> Engine:
+        may_open.wait(10)
+        return engine
+
+    async with ChatApp(open_slowly).run_test() as pilot:
+        await ask(pilot, "/scope tag:idea")
+        await ask(pilot, "when?")
+        await ask(pilot, "/scope tag:other")
+        may_open.set()
+        await until(pilot, lambda: bool(engine.scopes))
+        assert engine.scopes == ["tag:idea"]
+
+
+# changed notes
+
+
+def notices(pilot: Pilot[None]) -> list[str]:
+    """The notices that are shown."""
+    return [notice.message for notice in pilot.app._notifications]
+
+
+class RescanningEngine(InstantEngine):
+    """Looks for changed notes until it is told what came of it, or cancelled."""
+
+    def __init__(self, outcome: list[str] | Exception) -> None:
+        super().__init__(ANSWER)
+        self.found = outcome
+        self.over, self.gave_up = threading.Event(), threading.Event()
+        self.notes = 2
+
+    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
+        progress("1 of 2 changed notes indexed")
+        late = time.monotonic() + 5
+        while not self.over.is_set() and time.monotonic() < late:
+            if cancelled():
+                self.gave_up.set()
+                raise Cancelled
+            time.sleep(0.005)
+        self.notes = 3
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+    def status(self) -> str:
+        return f"{self.notes} notes"
+
+
+@pytest.mark.asyncio
+async def test_changed_notes_are_looked_for_while_questions_are_answered() -> None:
+    engine = RescanningEngine([])
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        header = pilot.app.query_one("#header")
+        await until(pilot, lambda: content(header, "#status").plain == "2 notes · 1 of 2 changed notes indexed")
+        assert (await answered(pilot)).answer is not None
+        engine.over.set()
+        await until(pilot, lambda: content(header, "#status").plain == "3 notes")
+        assert notices(pilot) == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("outcome", "says", "severity"),
+    [
+        (["5 of 8 notes of /[x] are gone"], "5 of 8 notes of /[x] are gone", "warning"),
+        (StoreError("the disk is full"), "the disk is full", "warning"),
+        (BusyError("another index run is writing"), "another index run is writing", "information"),
+        (ZeroDivisionError("a bug"), "looking for changed notes failed (ZeroDivisionError('a bug'))", "warning"),
+    ],
+)
+async def test_whatever_comes_of_looking_for_changed_notes_is_a_notice(
+    outcome: list[str] | Exception, says: str, severity: str
+) -> None:
+    engine = RescanningEngine(outcome)
+    engine.over.set()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await until(pilot, lambda: bool(notices(pilot)))
+        (notice,) = pilot.app._notifications
+        assert notice.message.startswith(says)
+        assert notice.severity == severity
+        assert (await answered(pilot)).answer is not None
+
+
+@pytest.mark.asyncio
+async def test_leaving_the_chat_does_not_wait_for_the_search_for_changed_notes() -> None:
+    engine = RescanningEngine([])
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await until(pilot, lambda: "changed notes" in content(pilot.app.query_one("#header"), "#status").plain)
+        await pilot.press("ctrl+q")
+    assert engine.gave_up.wait(5)
+
+
+def test_the_assistant_indexes_what_changed_unless_told_otherwise(notes: Path, tmp_path: Path, bundle: Bundle) -> None:
+    (notes / "a.md").write_text("Alpha.")
+    with new_store(tmp_path / "store.db", bundle) as store:
+        run_index(store, bundle, notes)
+    (notes / "b.md").write_text("Beta.")
+    (notes / "bad.md").write_bytes(b"\0")
+    places = Places(tmp_path / "store.db", EMBEDDED_BUNDLE, "cpu", tmp_path)
+    with Assistant.open(places) as assistant:
+        progress: list[str] = []
+        assert AssistantEngine(assistant, None).rescan(progress.append, lambda: False) == []
+        assert assistant.counts().notes == 1
+        engine = AssistantEngine(assistant, places.lock)
+        assert engine.rescan(progress.append, lambda: False) == [
+            "1 notes could not be indexed: see btr-assistant status --failed"
+        ]
+        assert progress[-1] == "2 of 2 changed notes indexed"
+        assert (assistant.counts().notes, len(assistant.search("beta", 5))) == (2, 2)
+        assert engine.count_notes(Scope()) == 2
+        (notes / "a.md").unlink()
+        (notes / "b.md").unlink()
+        (notes / "bad.md").unlink()
+        (sentence,) = engine.rescan(progress.append, lambda: False)
+        assert "2 of 2 notes" in sentence
+        with pytest.raises(BusyError), writer_lock(places.lock):
+            engine.rescan(progress.append, lambda: False)
+        (notes / "c.md").write_text("Gamma.")
+        with pytest.raises(Cancelled):
+            engine.rescan(progress.append, lambda: True)

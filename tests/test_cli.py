@@ -131,17 +131,18 @@ def test_a_store_without_passages_finds_nothing(run: Run, notes: Path) -> None:
 def test_without_a_command_the_chat_opens_over_the_places_of_the_flags(
     run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[Path] = []
+    opened: list[tuple[Path, Path | None]] = []
 
-    def run_chat(open_assistant: Callable[[], Assistant]) -> None:
+    def run_chat(open_assistant: Callable[[], Assistant], *, lock: Path | None) -> None:
         with open_assistant() as assistant:
-            opened.append(assistant.store.path)
+            opened.append((assistant.store.path, lock))
 
     monkeypatch.setattr("app.chat.run_chat", run_chat)
     refused(run("--store", own_sample.store), 2, "the chat needs a terminal: use btr-assistant ask")
     monkeypatch.setattr("app.cli._on_terminal", lambda: True)
     assert run("--store", own_sample.store) == Outcome(0, "", "")
-    assert opened == [own_sample.store]
+    assert run("--store", own_sample.store, "--no-rescan") == Outcome(0, "", "")
+    assert opened == [(own_sample.store, resolve(str(own_sample.store)).lock), (own_sample.store, None)]
     refused(run("--store", own_sample.state / "nowhere.db"), 3, "no notes are indexed yet")
 
 
@@ -161,9 +162,12 @@ def test_a_bug_is_told_from_an_abstention(
     assert error.endswith("this is a bug, please report it with the lines above\n")
 
 
+HELP = [["sources", "-h"], ["sources", "remove", "-h"], ["cleanup", "-h"], ["watch", "-h"]]
+
+
 def test_help_and_version_need_nothing(run: Run) -> None:
     assert run("--version") == Outcome(0, f"btr-assistant, version {__version__}\n", "")
-    for arguments in (["-h"], ["index", "-h"], ["ask", "--help"], ["search", "-h"], ["status", "-h"]):
+    for arguments in (["-h"], ["index", "-h"], ["ask", "--help"], ["search", "-h"], ["status", "-h"], *HELP):
         outcome = run(*arguments)
         assert (outcome.code, outcome.err) == (0, "")
         assert "Usage: " in outcome.out
@@ -239,6 +243,7 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "passages": "int",
         "tokens": "int",
         "failed": "int",
+        "deleted": "int",
         "store_bytes": "int",
         "bytes_per_token": "float",
         "model": "str",
@@ -249,6 +254,216 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
     assert (found["notes"], found["failed"], found["schema_version"]) == (6, 0, 1)
     assert found["bytes_per_token"] == round(encoded / found["tokens"], 2)
     assert found["store_bytes"] >= own_sample.store.stat().st_size
+
+
+# keeping in step
+
+
+def note_files(folder: Path, **texts: str) -> None:
+    """Small notes; with double underscores for folders."""
+    for name, text in texts.items():
+        path = folder / (name.replace("__", "/") + ".md")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_without_a_folder_all_sources_are_indexed_again(run: Run, notes: Path, tmp_path: Path) -> None:
+    for arguments in (["index"], ["index", "--dry-run"]):
+        refused(run(*arguments), 2, "no folder is known yet: give one, btr-assistant index ~/notes")
+    other = tmp_path / "other"
+    note_files(notes, a=BOILER)
+    note_files(other, b="Beta.")
+    run("index", notes, other)
+    note_files(other, c="Gamma.")
+    outcome = run("index")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err.startswith("3 notes: 1 indexed, 2 unchanged, 0 removed, 0 failed")
+
+
+def test_a_renamed_folder_is_moved_and_answers_from_its_new_place(run: Run, notes: Path) -> None:
+    note_files(notes, old__heating=f"# Heating\n\n{BOILER}", old__b="Beta.")
+    run("index", notes)
+    (notes / "old").rename(notes / "new")
+    assert run("index").err.startswith("2 notes: 0 indexed, 0 unchanged, 2 moved, 0 removed, 0 failed; 0 tokens")
+    assert "new/heating.md:3" in run("ask", QUESTION).out
+
+
+def test_a_deleted_note_is_kept_until_cleanup_and_not_answered_from(run: Run, notes: Path, home: Path) -> None:
+    note_files(notes, a=BOILER, b="Beta.")
+    run("index", notes)
+    (notes / "a.md").unlink()
+    assert "1 unchanged, 1 removed" in run("index").err
+    assert run("ask", QUESTION).code == 1
+    assert "deleted    1, kept until btr-assistant cleanup" in run("status").out
+    assert json.loads(run("status", "--json").out)["deleted"] == 1
+    assert run("status", "--deleted") == Outcome(0, f"{notes}/a.md\n", "")
+    outcome = run("cleanup", "--dry-run")
+    assert outcome == Outcome(0, f"{notes}/a.md\n", "1 deleted notes would be removed. Nothing was changed.\n")
+    assert b"Hansen" in (home / "store.db").read_bytes()
+    outcome = run("cleanup")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err.startswith("1 deleted notes removed, ")
+    assert b"Hansen" not in (home / "store.db").read_bytes()
+    assert not (home / "store.db-wal").exists() or not (home / "store.db-wal").stat().st_size
+    assert "deleted    " not in run("status").out
+    assert run("cleanup").err.startswith("0 deleted notes removed")
+
+
+def test_a_source_that_lost_too_much_is_left_until_it_is_allowed(run: Run, notes: Path, home: Path) -> None:
+    note_files(notes, **{f"n{i}": f"Note {i}." for i in range(8)})
+    run("index", notes)
+    before = contents(home / "store.db")
+    for i in range(5):
+        (notes / f"n{i}.md").unlink()
+    outcome = run("index")
+    refused(outcome, 2, f"5 of 8 notes of {notes} are gone, so it was left as it is", "--allow-deletions")
+    assert contents(home / "store.db") == before
+    assert "8 (0 failed)" in run("status").out
+    outcome = run("index", "--allow-deletions")
+    assert (outcome.code, "5 removed" in outcome.err) == (0, True)
+
+
+def test_an_emptied_or_missing_folder_may_be_allowed(run: Run, notes: Path) -> None:
+    note_files(notes, a=BOILER)
+    run("index", notes)
+    (notes / "a.md").unlink()
+    refused(run("index"), 2, "1 of 1 notes")
+    refused(run("index", notes), 2, "add --allow-deletions if they were deleted")
+    notes.rmdir()
+    refused(run("index"), 2, "1 of 1 notes")
+    refused(run("index", notes), 2, "does not exist", "add --allow-deletions if its notes were deleted")
+    assert "1 removed" in run("index", "--allow-deletions", notes).err
+    refused(run("index"), 2, "does not exist: restore it, or run btr-assistant sources remove")
+
+
+def test_what_is_not_read_is_named_unless_it_should_be_quiet(run: Run, notes: Path, tmp_path: Path) -> None:
+    note_files(notes, a="Alpha.")
+    for i in range(25):
+        (notes / f".{i:02d}.md.icloud").write_bytes(b"")
+    outcome = run("index", notes)
+    lines = outcome.err.splitlines()
+    assert outcome.code == 0
+    assert lines[0] == f"{notes}/00.md is in a cloud and not on this disk: download it, then index again"
+    assert (len(lines), lines[20]) == (22, "and 5 more like these")
+    assert run("index", "-q").err == ""
+
+
+def test_a_dry_run_says_what_a_run_would_do(run: Run, notes: Path, home: Path) -> None:
+    note_files(notes, a=BOILER, b="Beta.")
+    (notes / "bad.md").write_bytes(b"\0")
+    outcome = run("index", "--dry-run", notes)
+    assert outcome.code == 0
+    assert outcome.err.splitlines() == [
+        f"{notes}/bad.md is not text, it holds zero bytes: rename it if it is no note",
+        "Nothing was changed.",
+    ]
+    lines = outcome.out.splitlines()
+    assert lines[0] == ("notes      3: 2 new, 0 changed, 0 moved, 0 restored, 0 removed, 0 unchanged, 1 cannot be read")
+    assert lines[1].startswith("to encode  ") and lines[1].endswith(" tokens")
+    assert "(assumed, nothing was measured here yet)" in lines[2]
+    assert lines[3].startswith("room       0.0 MB")
+    assert not home.exists()
+    run("index", notes)
+    (notes / "b.md").unlink()
+    note_files(notes, a="Changed.", old="Old.")
+    before = contents(home / "store.db")
+    outcome = run("index", "--dry-run")
+    assert outcome.out.startswith(
+        "notes      3: 1 new, 1 changed, 0 moved, 0 restored, 1 removed, 0 unchanged, 1 cannot"
+    )
+    assert contents(home / "store.db") == before
+
+
+def test_a_dry_run_shows_the_text_that_will_be_encoded(run: Run, notes: Path) -> None:
+    note_files(notes, a=f"---\nsecret: yes\n---\n# Heating\n\n## Boiler\n\n{BOILER}\x1b[2J")
+    outcome = run("index", "--dry-run", "--show", notes / "a.md")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[0].endswith("a.md:4  Heating")
+    assert BOILER.strip() in outcome.out
+    assert "secret" not in outcome.out
+    assert "\x1b" not in outcome.out
+    refused(run("index", "--show", notes / "a.md"), 2, "--show needs --dry-run")
+    refused(run("index", "--dry-run", "--show", notes / "b.md"), 2, "b.md is gone")
+
+
+def test_sources_are_listed_added_and_removed(run: Run, notes: Path, tmp_path: Path, home: Path) -> None:
+    refused(run("sources", "list"), 3, "no notes are indexed yet")
+    refused(run("sources", "add", tmp_path / "nowhere"), 2, "does not exist")
+    note_files(notes, a=BOILER)
+    note_files(tmp_path / "other", b="Beta.")
+    outcome = run("sources", "add", notes)
+    assert outcome == Outcome(0, "", f"added {notes}: run btr-assistant index to encode it\n")
+    assert run("sources", "list").out == f"{notes}  0 notes\n"
+    assert run("index").code == 0
+    run("index", tmp_path / "other")
+    (tmp_path / "other").rename(tmp_path / "away")
+    assert run("sources", "list").out == f"{notes}  1 notes\n{tmp_path}/other  1 notes  (not there now)\n"
+    refused(run("sources", "remove", tmp_path), 2, "is no source: btr-assistant sources list shows them")
+    refused(run("sources", "remove", notes), 2, f"1 notes of {notes} would be forgotten: add --yes, or --dry-run")
+    assert "1 notes would be forgotten. Nothing was changed." in run("sources", "remove", notes, "--dry-run").err
+    assert run("ask", QUESTION).code == 0
+    assert run("sources", "remove", notes, "--yes") == Outcome(0, "", f"forgot 1 notes of {notes}\n")
+    assert b"Hansen" not in (home / "store.db").read_bytes()
+    assert (notes / "a.md").exists()
+    assert run("sources", "remove", tmp_path / "other", "-y").code == 0
+    assert run("sources", "list").out == ""
+    refused(run("watch"), 2, "no folder is known yet")
+
+
+def test_a_removal_that_is_not_confirmed_changes_nothing(
+    run: Run, notes: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_files(notes, a=BOILER)
+    run("index", notes)
+    before = contents(home / "store.db")
+    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+    assert run("sources", "remove", notes).code == 130
+    assert contents(home / "store.db") == before
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "y")
+    assert run("sources", "remove", notes).code == 0
+    assert contents(home / "store.db") == []
+
+
+@pytest.mark.parametrize("arguments", [["cleanup"], ["sources", "remove", "NOTES", "-y"], ["sources", "add", "NOTES"]])
+def test_what_writes_waits_for_its_turn(run: Run, notes: Path, arguments: list[str]) -> None:
+    note_files(notes, a=BOILER)
+    run("index", notes)
+    with writer_lock(resolve().lock):
+        given = [str(notes) if argument == "NOTES" else argument for argument in arguments]
+        refused(run(*given), 3, "another index run is writing to this store")
+
+
+# filters
+
+
+def test_questions_and_searches_may_be_asked_of_a_part_of_the_notes(run: Run, notes: Path) -> None:
+    note_files(notes, house__a=f"---\ndate: 2024-03-20\n---\n{BOILER}", work__b="The boiler room of the office. #idea")
+    run("index", notes)
+    assert "14 March 2024" in run("ask", QUESTION, "--in", "folder:house").out
+    assert run("ask", QUESTION, "--scope", "folder:work").code == 1
+    assert "a.md" not in run("search", "boiler", "--in", "tag:idea").out
+    assert "b.md" not in run("search", "boiler", "--in", "date:2024", "--in", "folder:house").out
+    found = json.loads(run("search", "--json", "boiler", "--in", "-tag:idea").out)
+    assert [Path(result["path"]).name for result in found["results"]] == ["a.md"]
+    outcome = run("search", "boiler", "--in", "folder:nowhere")
+    assert outcome == Outcome(1, "", "No notes match folder:nowhere.\nNothing found.\n")
+    outcome = run("ask", "--json", QUESTION, "--in", "date:2023")
+    assert (outcome.code, outcome.err) == (1, "No notes match date:2023.\n")
+    assert json.loads(outcome.out)["sources"] == []
+
+
+def test_a_batch_is_asked_of_a_part_of_the_notes(run: Run, own_sample: Places, tmp_path: Path) -> None:
+    (tmp_path / "questions").write_text(QUESTION)
+    arguments = ["ask", "--batch", str(tmp_path / "questions"), "--in"]
+    assert json.loads(run(*arguments, "folder:house").out)["answer"]
+    assert json.loads(run(*arguments, "folder:work").out)["answer"] is None
+
+
+@pytest.mark.parametrize("command", [["ask", QUESTION], ["search", "boiler"]])
+@pytest.mark.parametrize("text", ["house", "", "date:soon", 'author:"Jane'])
+def test_what_is_no_filter_is_refused(run: Run, own_sample: Places, command: list[str], text: str) -> None:
+    refused(run(*command, "--in", text), 2, "write ")
 
 
 # many questions
@@ -445,7 +660,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("PRAGMA user_version = 99", ["has schema 99, this version knows 1: upgrade btr-assistant"]),
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 2: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
             ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],
@@ -561,7 +776,15 @@ def test_an_absent_device_lists_those_present(run: Run, own_sample: Places, note
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--colour"], ["ask", "--jsn", "x"], ["index"], ["idnex"], ["search"], ["ask", "-n", "0", "x"], ["ask", "a", "b"]],
+    [
+        ["--colour"],
+        ["ask", "--jsn", "x"],
+        ["sources", "x"],
+        ["idnex"],
+        ["search"],
+        ["ask", "-n", "0", "x"],
+        ["ask", "a", "b"],
+    ],
 )
 def test_flags_and_commands_that_nobody_knows(run: Run, arguments: list[str]) -> None:
     outcome = run(*arguments)

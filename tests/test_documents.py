@@ -1,4 +1,4 @@
-"""Files become documents: which files, which text, where the body begins, and what is refused with a sentence."""
+"""Files become documents: which text, where the body begins, and what is refused with a sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,12 @@ from app.documents import (
     MAX_BYTES,
     MAX_FRONT_MATTER,
     DocumentError,
-    check_root,
     decode,
     encodable,
-    find_files,
     read_document,
     split_front_matter,
     top_heading,
 )
-from store.errors import UsageError
-
-
-def found(root: Path) -> list[str]:
-    return [str(path.relative_to(root)) for path in find_files(root)]
 
 
 def write(folder: Path, name: str, data: str | bytes) -> Path:
@@ -37,115 +29,6 @@ def write(folder: Path, name: str, data: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
-
-
-def test_notes_are_found_by_suffix_in_a_fixed_order(notes: Path) -> None:
-    for name in ("b.md", "a.txt", "sub/c.markdown", "sub/D.MD", "picture.png", "noext", "e.md.bak"):
-        write(notes, name, "text")
-    assert found(notes) == ["a.txt", "b.md", "sub/D.MD", "sub/c.markdown"]
-
-
-def test_hidden_files_and_folders_are_skipped(notes: Path) -> None:
-    for name in (".hidden.md", ".obsidian/workspace.md", "sub/.git/x.md", "seen.md"):
-        write(notes, name, "text")
-    assert found(notes) == ["seen.md"]
-
-
-def test_a_hidden_root_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
-    write(tmp_path, ".vault/a.md", "text")
-    assert found(tmp_path / ".vault") == ["a.md"]
-
-
-def test_names_with_spaces_signs_and_emoji_are_found(notes: Path) -> None:
-    names = ["# 1.md", "100%_done.md", "a b.md", "cafe\u0301.md", "café.md", "new\nline.md", "🐝.md"]
-    for name in names:
-        write(notes, name, "text")
-    assert sorted(found(notes)) == sorted(names)
-
-
-def test_links_out_of_the_root_and_linked_folders_are_left_out(notes: Path, tmp_path: Path) -> None:
-    outside = write(tmp_path, "secret.md", "text")
-    write(notes, "a.md", "text")
-    (notes / "inside.md").symlink_to(notes / "a.md")
-    (notes / "outside.md").symlink_to(outside)
-    (notes / "sub").mkdir()
-    (notes / "sub" / "loop").symlink_to(notes, target_is_directory=True)
-    assert found(notes) == ["a.md", "inside.md"]
-
-
-def test_a_root_that_is_a_link_is_followed(notes: Path, tmp_path: Path) -> None:
-    write(notes, "a.md", "text")
-    (notes / "b.md").symlink_to("a.md")
-    link = tmp_path / "link"
-    link.symlink_to(notes, target_is_directory=True)
-    assert found(link) == ["a.md", "b.md"]
-
-
-def test_a_link_to_itself_is_reported_and_not_followed(notes: Path) -> None:
-    (notes / "loop.md").symlink_to("loop.md")
-    assert found(notes) == ["loop.md"]
-    with pytest.raises(DocumentError, match="cannot be read"):
-        read_document(notes / "loop.md")
-
-
-def test_a_link_that_leads_nowhere_is_reported(notes: Path) -> None:
-    (notes / "gone.md").symlink_to(notes / "nothing.md")
-    assert found(notes) == ["gone.md"]
-    with pytest.raises(DocumentError, match="leads nowhere: restore or remove it"):
-        read_document(notes / "gone.md")
-
-
-def test_a_folder_named_as_a_note_is_walked(notes: Path) -> None:
-    write(notes, "folder.md/a.md", "text")
-    assert found(notes) == ["folder.md/a.md"]
-
-
-def test_a_folder_that_cannot_be_listed_is_found_in_place_of_its_notes(
-    notes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(notes, "a.md", "text")
-    write(notes, "locked/b.md", "text")
-    scandir = os.scandir
-
-    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert found(notes) == ["a.md", "locked"]
-    with pytest.raises(DocumentError, match="cannot be listed: check its permissions"):
-        read_document(notes / "locked")
-
-
-def test_a_root_may_be_one_file(notes: Path) -> None:
-    path = write(notes, "a.md", "text")
-    assert list(find_files(check_root(path))) == [path]
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("nowhere", "does not exist: give a folder of notes"),
-        ("x" * 5000, "does not exist: give a folder of notes"),
-        ("~no-such-user-here/notes", "does not exist: give a folder of notes"),
-        ("picture.png", "give .md, .markdown, .txt files or a folder"),
-    ],
-)
-def test_a_root_that_cannot_be_read_is_refused(
-    notes: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
-) -> None:
-    monkeypatch.chdir(notes)
-    write(notes, "picture.png", b"\x89PNG")
-    with pytest.raises(UsageError, match=says):
-        check_root(Path(name))
-
-
-def test_a_root_becomes_absolute(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (notes / "a.md").write_text("Alpha.")
-    monkeypatch.chdir(notes)
-    assert check_root(Path()) == notes
-    assert check_root(Path("..", notes.name)) == notes
 
 
 @pytest.mark.parametrize(
@@ -309,6 +192,21 @@ def test_a_file_that_is_too_large_is_refused_unread(notes: Path) -> None:
         read_document(path)
 
 
+def test_a_link_that_leads_nowhere_or_round_is_refused(notes: Path) -> None:
+    (notes / "loop.md").symlink_to("loop.md")
+    with pytest.raises(DocumentError, match="cannot be read"):
+        read_document(notes / "loop.md")
+    (notes / "gone.md").symlink_to(notes / "nothing.md")
+    with pytest.raises(DocumentError, match="leads nowhere: restore or remove it"):
+        read_document(notes / "gone.md")
+
+
+def test_a_folder_is_no_note(notes: Path) -> None:
+    (notes / "folder.md").mkdir()
+    with pytest.raises(DocumentError, match="cannot be listed: check its permissions"):
+        read_document(notes / "folder.md")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_named_pipe_is_refused_and_never_waited_for(notes: Path) -> None:
     os.mkfifo(notes / "pipe.md")
@@ -318,9 +216,9 @@ def test_a_named_pipe_is_refused_and_never_waited_for(notes: Path) -> None:
 
 def test_a_name_that_is_no_utf8_is_refused(notes: Path) -> None:
     try:
-        Path(os.fsdecode(os.fsencode(notes) + b"/caf\xe9.md")).write_text("text")
+        path = Path(os.fsdecode(os.fsencode(notes) + b"/caf\xe9.md"))
+        path.write_text("text")
     except (OSError, UnicodeError):
         pytest.skip("this file system has no such names")
-    (path,) = find_files(notes)
     with pytest.raises(DocumentError, match="a name that is not UTF-8: rename it"):
         read_document(path)

@@ -1,4 +1,4 @@
-"""The store: one transaction a document, honest counts, and files it refuses."""
+"""The store: one transaction a document, tombstones that nothing sees, migrations, honest counts, files it refuses."""
 
 import sqlite3
 import stat
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from store.errors import StoreError
-from store.tokens import SCHEMA_VERSION, NewDocument, NewPassage, TokenStore, fts_query
+from store.scope import Folder, Scope
+from store.tokens import SCHEMA_VERSION, UNREAD, NewDocument, NewPassage, Placement, TokenStore, fts_query
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -80,7 +81,10 @@ def test_putting_a_path_again_replaces_everything_of_it(store: TokenStore) -> No
 def test_a_removed_document_leaves_nothing_behind(store: TokenStore) -> None:
     source = store.add_source("/notes")
     document_id = store.put_document(source, document(), [passage("zanzibar")])
-    store.remove_documents([document_id])
+    store.delete_documents([document_id], 1_700_000_000.9)
+    store.purge()
+    store.compact()
+    assert b"zanzibar" not in store.path.read_bytes()
     assert table_sizes(store) == {"documents": 0, "passages": 0, "token_bits": 0, "failures": 0}
     assert store.match("zanzibar", 5) == []
 
@@ -251,11 +255,199 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(store: TokenStore) -> Non
 
 def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     """Released migrations never change: this list changes only together with SCHEMA_VERSION."""
-    assert SCHEMA_VERSION == 1
+    assert SCHEMA_VERSION == 2
     rows = store._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     names = [name for (name,) in rows if not name.startswith(("passages_fts_", "sqlite_"))]
     assert names == [
-        "_sqlite_migrations", "documents", "failures", "passages", "passages_fts", "settings", "sources", "token_bits"
+        "_sqlite_migrations", "documents", "failures", "fields", "passages", "passages_fts", "settings",
+        "sources", "token_bits",
     ]  # fmt: skip
     for column in ("code", "start", "line", "heading"):
         assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
+
+
+# tombstones
+
+
+def live(store: TokenStore) -> list[str]:
+    return [found.path for found in store.documents() if not found.deleted]
+
+
+def test_nothing_sees_a_deleted_document_until_it_is_back(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    kept = store.put_document(source, document(), [passage("the boiler", tokens=3)])
+    gone = store.put_document(source, document("/notes/b.md"), [passage("the other boiler", tokens=5)])
+    ids = [int(i) for i in store.codes()[0]]
+    before = store.counts()
+    store.delete_documents([gone], now=1_700_000_000.5)
+    counts = store.counts()
+    assert (counts.notes, counts.passages, counts.tokens, counts.deleted) == (1, 1, 3, 1)
+    assert counts.bytes_per_token == pytest.approx((3 * 4 + 4) / 3)
+    assert [i for i, _ in store.match("boiler", 5)] == ids[:1]
+    assert store.codes()[0].tolist() == store.passage_ids(Scope()).tolist() == ids[:1]
+    assert [found.text for found in store.passages(ids)] == ["the boiler"]
+    assert store.count_notes(Scope((Folder("notes"),))) == 1
+    assert [source.notes for source in store.sources()] == [1]
+    assert [(d.id, d.deleted_at) for d in store.documents()] == [(kept, None), (gone, 1_700_000_000)]
+    store.place_documents([Placement(gone, source, "/notes/b.md", 10, 20)])
+    assert replace(store.counts(), store_bytes=before.store_bytes) == before
+    assert len(store.match("boiler", 5)) == 2
+
+
+def test_documents_may_change_places(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    a = store.put_document(source, document("/notes/a.md"), [passage("first")])
+    b = store.put_document(source, document("/notes/b.md"), [passage("second")])
+    c = store.put_document(source, document("/notes/c.md"), [passage("third")])
+    store.place_documents([Placement(a, source, "/notes/b.md", 1, 1), Placement(b, source, "/notes/a.md", 2, 2)])
+    assert [(d.id, d.path, d.size) for d in store.documents()] == [
+        (b, "/notes/a.md", 2),
+        (a, "/notes/b.md", 1),
+        (c, "/notes/c.md", 10),
+    ]
+    store.place_documents([Placement(a, source, "/notes/c.md", 1, 1)])
+    assert live(store) == ["/notes/a.md", "/notes/c.md"]
+    assert store.match("third", 5) == []
+
+
+def test_a_failed_placement_leaves_everything_where_it_was(store: TokenStore) -> None:
+    source = store.add_source("/notes")
+    a = store.put_document(source, document("/notes/a.md"), [passage("first")])
+    b = store.put_document(source, document("/notes/b.md"), [passage("second")])
+    broken = Placement(b, source, "/notes/a.md", None, 0)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        store.place_documents([Placement(a, source, "/notes/b.md", 1, 1), broken])
+    assert live(store) == ["/notes/a.md", "/notes/b.md"]
+
+
+def test_a_removed_source_takes_what_it_alone_holds(store: TokenStore) -> None:
+    outer, inner, other = (store.add_source(root) for root in ("/notes", "/notes/work", "/notes2"))
+    store.put_document(outer, document("/notes/a.md"), [passage("alpha")])
+    store.put_document(outer, document("/notes/work/b.md"), [passage("beta")])
+    store.put_document(other, document("/notes2/c.md"), [passage("gamma")])
+    deleted = store.put_document(outer, document("/notes/d.md"), [passage("delta")])
+    store.delete_documents([deleted], 0)
+    store.put_failure(outer, "/notes/e.md", "cannot be read")
+    assert store.only_in("/notes") == ["/notes/a.md"]
+    assert store.only_in("/notes/work") == []
+    store.remove_source("/notes")
+    store.compact()
+    assert [source.root for source in store.sources()] == ["/notes/work", "/notes2"]
+    assert live(store) == ["/notes/work/b.md", "/notes2/c.md"]
+    assert table_sizes(store) == {"documents": 2, "passages": 2, "token_bits": 2, "failures": 0}
+    assert store.count_notes(Scope((Folder("notes"),))) == 0  # it is below its own source now
+    data = store.path.read_bytes()
+    assert (b"alpha" in data, b"delta" in data, b"beta" in data) == (False, False, True)
+    store.remove_source("/notes/work")
+    assert live(store) == ["/notes2/c.md"]
+    assert inner != other
+
+
+# migrations
+
+SCHEMA_1 = """
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE sources (id INTEGER PRIMARY KEY, root TEXT NOT NULL UNIQUE);
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, source_id INTEGER NOT NULL REFERENCES sources(id) ON DELETE CASCADE,
+    path TEXT NOT NULL UNIQUE, content_hash TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    title TEXT NOT NULL, metadata TEXT NOT NULL
+);
+CREATE INDEX documents_source ON documents(source_id);
+CREATE TABLE passages (
+    id INTEGER PRIMARY KEY, document_id INTEGER NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
+    "start" INTEGER NOT NULL, "end" INTEGER NOT NULL, line INTEGER NOT NULL, page INTEGER, heading TEXT NOT NULL,
+    text TEXT NOT NULL, tokens INTEGER NOT NULL, code BLOB NOT NULL
+);
+CREATE INDEX passages_document ON passages(document_id);
+CREATE TABLE token_bits (
+    passage_id INTEGER PRIMARY KEY REFERENCES passages(id) ON DELETE CASCADE, bits BLOB NOT NULL, scale BLOB NOT NULL
+);
+CREATE TABLE failures (
+    path TEXT PRIMARY KEY, source_id INTEGER NOT NULL REFERENCES sources(id) ON DELETE CASCADE, reason TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE VIRTUAL TABLE passages_fts USING fts5 (
+    heading, text, tokenize='porter unicode61 remove_diacritics 2', content=passages
+);
+CREATE TRIGGER passages_ai AFTER INSERT ON passages BEGIN
+  INSERT INTO passages_fts (rowid, heading, text) VALUES (new.rowid, new.heading, new.text);
+END;
+CREATE TRIGGER passages_ad AFTER DELETE ON passages BEGIN
+  INSERT INTO passages_fts (passages_fts, rowid, heading, text) VALUES('delete', old.rowid, old.heading, old.text);
+END;
+CREATE TRIGGER passages_au AFTER UPDATE ON passages BEGIN
+  INSERT INTO passages_fts (passages_fts, rowid, heading, text) VALUES('delete', old.rowid, old.heading, old.text);
+  INSERT INTO passages_fts (rowid, heading, text) VALUES (new.rowid, new.heading, new.text);
+END;
+CREATE TABLE _sqlite_migrations (
+    id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT
+);
+CREATE UNIQUE INDEX idx__sqlite_migrations_migration_set_name ON _sqlite_migrations (migration_set, name);
+PRAGMA application_id = 0x42545231;
+PRAGMA user_version = 1;
+"""
+"""The store of version 0.1.0, written down."""
+
+
+def old_store(path: Path) -> None:
+    """A store of schema 1 with one note."""
+    connection = sqlite3.connect(path)
+    connection.executescript(SCHEMA_1)
+    now = "2026-11-01T00:00:00+00:00"
+    with connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
+            ("btr_assistant", "m001_documents_passages_tokens", now),
+        )
+        connection.execute("INSERT INTO settings VALUES ('fingerprint', ?), ('model', 'tiny')", (FINGERPRINT,))
+        connection.execute("INSERT INTO sources VALUES (1, '/notes')")
+        metadata = '{"author": "Jane", "created": "2024-03-14", "tags": ["Idea", "work/travel"]}'
+        connection.execute("INSERT INTO documents VALUES (1, 1, '/notes/Sub/a.md', 'h', 10, 20, 'A', ?)", (metadata,))
+        connection.execute(
+            "INSERT INTO passages VALUES (1, 1, 5, 15, 2, NULL, 'A', 'the boiler', 3, ?)", (bytes([0] * 4),)
+        )
+        connection.execute("INSERT INTO token_bits VALUES (1, ?, ?)", (bytes(range(6)), bytes(6)))
+    connection.close()
+
+
+def test_a_store_of_schema_1_migrates_and_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    old_store(path)
+    with pytest.raises(StoreError, match="has schema 1, this version needs 2: run btr-assistant index once"):
+        TokenStore.open(path, FINGERPRINT)
+    with TokenStore.create(path, FINGERPRINT, "tiny") as store:
+        (found,) = store.documents()
+        assert (found.path, found.content_hash, found.size, found.deleted) == ("/notes/Sub/a.md", "h", UNREAD, False)
+        assert [p.text for p in store.passages([i for i, _ in store.match("boiler", 5)])] == ["the boiler"]
+        assert store.token_bits([1])[1][0].tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert store.counts().tokens == 3
+        rows = store._connection.execute("SELECT folder, date FROM documents").fetchall()
+        assert rows == [("/notes/sub/", "2024-03-14")]
+        fields = store._connection.execute("SELECT name, value FROM fields ORDER BY name, value").fetchall()
+        assert fields == [("author", "jane"), ("created", "2024-03-14"), ("tag", "idea"), ("tag", "work/travel")]
+    with TokenStore.open(path, FINGERPRINT) as store:
+        assert store.counts().notes == 1
+
+
+def test_a_migrated_store_has_the_schema_of_a_new_one(tmp_path: Path, store: TokenStore) -> None:
+    path = tmp_path / "old.db"
+    old_store(path)
+    with TokenStore.create(path, FINGERPRINT, "tiny") as migrated:
+        for table in ("documents", "passages", "fields", "token_bits", "failures", "sources"):
+            columns = [s._connection.execute(f"PRAGMA table_info({table})").fetchall() for s in (migrated, store)]
+            assert columns[0] == columns[1], table
+        sql = "SELECT name FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
+        names = [s._connection.execute(sql).fetchall() for s in (migrated, store)]
+        assert names[0] == names[1]
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old_store(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE documents SET metadata = '{'")
+    with pytest.raises(ValueError):
+        TokenStore.create(path, FINGERPRINT, "tiny")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "folder" not in [row[1] for row in connection.execute("PRAGMA table_info(documents)")]

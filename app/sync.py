@@ -1,0 +1,244 @@
+"""
+What became of the notes since they were stored: which are to be encoded, which only moved, which are gone.
+
+Decided here, before anything is written:
+
+- a file whose size and time are as stored is not opened;
+- content is told by its hash. A file whose content is stored under a path where it no longer is, or was deleted, takes
+  that document over without being encoded. But passages are encoded with the note's title, and cut by its kind: where
+  a new name changes either, the note is encoded again, as it would be in a new store;
+- a copy is a document of its own;
+- a note is gone when its file is, or when it is ignored now. A folder that cannot be listed, and a file that is in a
+  cloud, take nothing away;
+- the guard: a source that lost all its notes, or more than a third of them and at least five, is left alone, whole,
+  unless told otherwise, for a disk that is not mounted looks like that. What is ignored now does not count, and what
+  moved is not lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+
+from app.documents import DocumentError, encodable, read_bytes, read_document
+from app.tags import text_tags
+from app.tree import File, Tree, scan
+from store.tokens import UNREAD, StoredDocument, TokenStore, is_inside
+
+GUARD_NOTES = 5
+GUARD_SHARE = 3
+"""More than one in this many."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is known before a run."""
+
+    documents: Sequence[StoredDocument] = ()
+    """Tombstones included."""
+    sources: Mapping[int, str] = field(default_factory=dict)
+    """Id -> root."""
+
+    @classmethod
+    def of(cls, store: TokenStore) -> Stored:
+        """Everything in a store."""
+        return cls(store.documents(), {source.id: source.root for source in store.sources()})
+
+
+@dataclass(frozen=True)
+class Move:
+    """A document whose content is at a path already, or again: there is nothing to encode."""
+
+    document: StoredDocument
+    file: File
+    tags: Sequence[str] | None
+    """Those in its text, where the store does not have them yet."""
+
+    @property
+    def renamed(self) -> bool:
+        """It was under another path."""
+        return self.document.path != self.file.path
+
+
+@dataclass
+class Plan:
+    """What a run has to do."""
+
+    roots: list[str] = field(default_factory=list)
+    """Those that the guard lets through."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """Path of a file that was found -> the source that it belongs to: the outermost one."""
+    unchanged: int = 0
+    moves: list[Move] = field(default_factory=list)
+    encode: list[File] = field(default_factory=list)
+    """New and changed ones, in a fixed order."""
+    changed: set[str] = field(default_factory=set)
+    """Paths of those of them that are stored with other content."""
+    gone: list[StoredDocument] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """(path, why)."""
+    unlisted: dict[str, OSError] = field(default_factory=dict)
+    """Folders that cannot be listed."""
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """(root, the guard's sentence)."""
+
+
+def make_plan(
+    stored: Stored, roots: Iterable[str], allow_deletions: bool = False, check: Callable[[], None] = lambda: None
+) -> Plan:
+    """Compare the files under some roots with what is stored; `check` is called often and may raise to stop."""
+    trees = []
+    for root in dict.fromkeys(roots):
+        check()
+        trees.append(scan(root))
+    files = {file.path: file for tree in trees for file in tree.files}
+    at = {document.path: document for document in stored.documents}
+    settled, unsettled = _settle_in_place(files.values(), at, check)
+    open_paths = {file.path for file, content_hash in unsettled if content_hash}
+    sources = {*stored.sources.values(), *(tree.root for tree in trees)}
+    lost = [d for d in at.values() if not d.deleted and d.path not in files and _is_lost(d.path, trees, sources)]
+    free = [d for d in at.values() if d.path not in settled and (d.deleted or d.path in open_paths)]
+    pool = _Pool([*lost, *free])
+    plan = Plan()
+    for file, content_hash in unsettled:
+        check()
+        document = pool.take(file, content_hash)
+        if document is None:
+            plan.encode.append(file)
+        else:
+            settled[file.path] = document
+    taken = {document.id for document in settled.values()}
+    plan.gone = [document for document in lost if document.id not in taken]
+    plan.changed = {file.path for file in plan.encode if file.path in at and not at[file.path].deleted}
+    for path in files:
+        plan.owners[path] = min((root for root in sources if is_inside(path, root)), key=len)
+    live = [document.path for document in at.values() if not document.deleted]
+    plan.refused = [(tree.root, why) for tree in trees if (why := _guard(plan, tree, live, allow_deletions))]
+    refused = [root for root, _ in plan.refused]
+    plan.roots = [tree.root for tree in trees if tree.root not in refused]
+    for tree in trees:
+        if tree.root not in refused:
+            plan.skipped.extend(item for item in tree.skipped if item not in plan.skipped)
+            plan.unlisted.update(tree.unlisted)
+    if refused:
+        plan.owners = {path: owner for path, owner in plan.owners.items() if not _in_any(path, refused)}
+        plan.encode = [file for file in plan.encode if file.path in plan.owners]
+        plan.gone = [document for document in plan.gone if not _in_any(document.path, refused)]
+    for path, document in settled.items():
+        if path in plan.owners:
+            _place(plan, document, files[path], stored.sources[document.source_id])
+    return plan
+
+
+def _settle_in_place(
+    files: Iterable[File], at: Mapping[str, StoredDocument], check: Callable[[], None]
+) -> tuple[dict[str, StoredDocument], list[tuple[File, str | None]]]:
+    """The files whose content is stored under their path, and the others, with their hash where it is known."""
+    settled: dict[str, StoredDocument] = {}
+    unsettled: list[tuple[File, str | None]] = []
+    for file in files:
+        document = at.get(file.path)
+        if document is None:
+            unsettled.append((file, None))
+            continue
+        content_hash: str | None = document.content_hash
+        if (document.size, document.mtime_ns) != (file.size, file.mtime_ns):
+            check()
+            content_hash = _hash(file.path)
+        if content_hash and content_hash == document.content_hash:
+            settled[file.path] = document
+        else:
+            unsettled.append((file, content_hash))
+    return settled, unsettled
+
+
+def _place(plan: Plan, document: StoredDocument, file: File, root: str) -> None:
+    """Count a settled file as unchanged, or have its document placed."""
+    as_stored = (document.path, document.size, document.mtime_ns, document.deleted, root)
+    if as_stored == (file.path, file.size, file.mtime_ns, False, plan.owners[file.path]):
+        plan.unchanged += 1
+        return
+    tags = None
+    if document.size == UNREAD:
+        try:
+            tags = text_tags(read_document(Path(file.path)))
+        except DocumentError:
+            tags = []
+    plan.moves.append(Move(document, file, tags))
+
+
+class _Pool:
+    """Documents whose content is no longer under their path: a file that has it may take them."""
+
+    def __init__(self, documents: Iterable[StoredDocument]) -> None:
+        self._by_hash: defaultdict[str, list[StoredDocument]] = defaultdict(list)
+        self._sizes: set[int] = set()
+        for document in documents:
+            self._by_hash[document.content_hash].append(document)
+            self._sizes.add(document.size)
+
+    def take(self, file: File, content_hash: str | None) -> StoredDocument | None:
+        """The document that a file's content is, if its bits would be the same under this name; then it is taken."""
+        path = Path(file.path)
+        if not self._sizes & {file.size, UNREAD} or encodable(file.path) != file.path:
+            return None
+        content_hash = content_hash or _hash(file.path)
+        candidates = self._by_hash.get(content_hash, []) if content_hash else []
+        for document in sorted(candidates, key=lambda d: (Path(d.path).name != path.name, d.deleted, d.path)):
+            if _same_bits(document, path):
+                candidates.remove(document)
+                return document
+        return None
+
+
+def _same_bits(document: StoredDocument, path: Path) -> bool:
+    """Whether the same content under another name is cut and titled in the same way."""
+    earlier = Path(document.path)
+    if earlier.suffix.lower() != path.suffix.lower():
+        return False
+    try:
+        return earlier.stem == path.stem or read_document(path).title == document.title
+    except DocumentError:
+        return False
+
+
+def _is_lost(path: str, trees: Sequence[Tree], sources: Iterable[str]) -> bool:
+    """Whether a live document's file, which no tree holds, is gone or ignored, and not only out of sight."""
+    over = [tree for tree in trees if is_inside(path, tree.root)]
+    if not over or any(path in tree.placeholders for tree in over):
+        return False
+    if any(is_inside(path, folder) for tree in over for folder, _ in tree.unlisted):
+        return False
+    innermost = max((root for root in sources if is_inside(path, root)), key=len)
+    return any(tree.root == innermost for tree in over) or not os.path.lexists(path)
+
+
+def _guard(plan: Plan, tree: Tree, live: Sequence[str], allow_deletions: bool) -> str | None:
+    """Why a source is left as it is, if it is: it lost so much that its disk may be away."""
+    before = sum(is_inside(path, tree.root) for path in live)
+    lost = sum(is_inside(d.path, tree.root) and not os.path.lexists(d.path) for d in plan.gone)
+    if tree.missing and not lost:
+        return f"{tree.root} does not exist: restore it, or run btr-assistant sources remove {quote(tree.root)}"
+    if allow_deletions or not lost or (tree.files and (lost < GUARD_NOTES or GUARD_SHARE * lost <= before)):
+        return None
+    return (
+        f"{lost:,} of {before:,} notes of {tree.root} are gone, so it was left as it is: restore or mount it, "
+        f"or if they were deleted, run btr-assistant index --allow-deletions {quote(tree.root)}"
+    )
+
+
+def _in_any(path: str, roots: Iterable[str]) -> bool:
+    return any(is_inside(path, root) for root in roots)
+
+
+def _hash(path: str) -> str | None:
+    """What a file's content is told by; None where it cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(Path(path))).hexdigest()
+    except DocumentError:
+        return None
