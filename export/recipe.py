@@ -23,6 +23,8 @@ from export.reader import SplitConfig
 from store.errors import ExportError
 
 STEPS = ("full", "decomposed", "binarized")
+_TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay")
+"""The settings that the full step heeds: its only loss is the task's."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Recipe:
         known: dict[str, Any] = {"data": asdict(self.data)}
         for step in STEPS[: STEPS.index(name) + 1]:
             known[step] = asdict(self.step(step))
+        known["full"] = {setting: known["full"][setting] for setting in _TASK_ONLY}
         shape = asdict(self.split)
         if name == "decomposed":
             shape = {k: v for k, v in shape.items() if k not in ("binarizer", "bits")}
