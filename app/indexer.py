@@ -18,7 +18,8 @@ from pathlib import Path
 from threading import Event
 
 from app.bundle import Bundle
-from app.documents import Document, DocumentError, encodable, find_files, read_document, unreadable
+from app.documents import Document, DocumentError, find_files, read_document, unreadable
+from app.formats.base import encodable
 from app.passages import Passage, PassageSplitter
 from store.errors import StoreError
 from store.tokens import NewDocument, NewPassage, StoredDocument, TokenStore
@@ -216,13 +217,14 @@ def encode(bundle: Bundle, passage: Passage) -> NewPassage:
         start=passage.start,
         end=passage.end,
         line=passage.line,
-        page=None,
+        page=passage.page,
         heading=passage.heading,
         text=passage.text,
         tokens=encoded.tokens,
         code=encoded.code,
         bits=encoded.bits,
         scale=encoded.scale,
+        anchors=passage.anchors,
     )
 
 

@@ -69,3 +69,11 @@ def m001_documents_passages_tokens(db: Database) -> None:
     db["passages"].enable_fts(  # type: ignore[union-attr]
         ["heading", "text"], create_triggers=True, tokenize="porter unicode61 remove_diacritics 2"
     )
+
+
+@migrations()
+def m002_anchors(db: Database) -> None:
+    """Where a passage's text leaves the file's run; every note is read again at the next run, without its noise."""
+    db.execute("ALTER TABLE passages ADD COLUMN anchors TEXT")
+    db.execute("UPDATE documents SET content_hash = '', size = -1")
+    db.execute("PRAGMA user_version = 2")

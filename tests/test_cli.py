@@ -26,7 +26,7 @@ import pytest
 from app import __version__, cli
 from app.assistant import Assistant
 from app.cli import _ProgressLine
-from app.documents import decode
+from app.formats.base import decode
 from app.indexer import Progress, writer_lock
 from app.places import EMBEDDED_BUNDLE, Places, resolve
 from store.bundle import MANIFEST, UPPER
@@ -329,9 +329,9 @@ def test_an_empty_folder_loses_nothing_that_is_stored(run: Run, notes: Path, hom
     run("index", notes)
     before = contents(home / "store.db")
     (tmp_path / "empty").mkdir()
-    refused(run("index", tmp_path / "empty"), 2, "empty holds no .md or .txt notes", "nothing was changed")
+    refused(run("index", tmp_path / "empty"), 2, "empty holds no notes that can be read", "nothing was changed")
     (notes / "a.md").unlink()
-    refused(run("index", notes), 2, "holds no .md or .txt notes: give a folder of notes, nothing was changed")
+    refused(run("index", notes), 2, "holds no notes that can be read: give a folder of notes, nothing was changed")
     assert contents(home / "store.db") == before
 
 
@@ -445,7 +445,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("PRAGMA user_version = 99", ["has schema 99, this version knows 1: upgrade btr-assistant"]),
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 2: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
             ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],

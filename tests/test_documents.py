@@ -13,18 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.documents import (
-    MAX_BYTES,
-    MAX_FRONT_MATTER,
-    DocumentError,
-    check_root,
-    decode,
-    encodable,
-    find_files,
-    read_document,
-    split_front_matter,
-    top_heading,
-)
+from app.documents import DocumentError, check_root, find_files, read_document
+from app.formats import MAX_BYTES
+from app.formats.base import decode, encodable
+from app.formats.markdown import MAX_FRONT_MATTER, split_front_matter, top_heading
 from store.errors import UsageError
 
 
@@ -129,7 +121,7 @@ def test_a_root_may_be_one_file(notes: Path) -> None:
         ("nowhere", "does not exist: give a folder of notes"),
         ("x" * 5000, "does not exist: give a folder of notes"),
         ("~no-such-user-here/notes", "does not exist: give a folder of notes"),
-        ("picture.png", "give .md, .markdown, .txt files or a folder"),
+        ("picture.png", r"give \.md, .*\.mbox files or a folder"),
     ],
 )
 def test_a_root_that_cannot_be_read_is_refused(
@@ -305,7 +297,7 @@ def test_a_file_that_is_too_large_is_refused_unread(notes: Path) -> None:
     path = notes / "large.txt"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(DocumentError, match="larger than 20 MB: split it"):
+    with pytest.raises(DocumentError, match="holds 20 MB, at most 20 MB are read: split it"):
         read_document(path)
 
 
