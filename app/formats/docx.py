@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from xml.parsers.expat import ExpatError
 from xml.sax import SAXException
 
 from app.formats.base import Content, DocumentError
@@ -45,6 +46,7 @@ def read(data: bytes) -> Content:
     except (
         zipfile.BadZipFile,
         zlib.error,
+        ExpatError,
         SAXException,
         OSError,
         EOFError,

@@ -75,6 +75,10 @@ class _Page:
         self._in_cells = False
         self._fresh = True
         """Nothing stands on this line yet that a space would have to part from."""
+        self._marked = False
+        """A bullet or a heading's sign waits for its words."""
+        self._place: int | None = first_line
+        """Line of the tag that is read."""
         self._space = False
         """White space was read and not written yet."""
 
@@ -99,6 +103,7 @@ class _Page:
         """Take one tag; where the next piece begins."""
         source, name = self._source, (sign[1] or "").lower()
         at = sign.end()
+        self._place = self._line_of(sign.start())
         while mark := _ATTRIBUTE_END.search(source, at):
             at = mark.end()
             if mark[0] == ">":
@@ -138,6 +143,7 @@ class _Page:
                 self._lists[-1] = number + 1
             depth = "  " * min(max(0, len(self._lists) - 1), 8)
             self._mark(f"{depth}{'-' if number is None else f'{number}.'} ")
+            self._marked = True
         elif name == "tr":
             self._line()
             self._in_cells = False
@@ -150,6 +156,7 @@ class _Page:
             self._block()
             self._heading = (int(name[1]), self._out.length, [])
             self._mark("#" * int(name[1]) + " ")
+            self._marked = True
         elif name in _BLOCKS:
             if name in ("ul", "ol"):
                 self._lists.append(1 if name == "ol" else None)
@@ -192,7 +199,7 @@ class _Page:
         """Take the text between two tags, line by line, so that each knows its own."""
         if start == end or self._silent:
             return
-        first = None if self._first is None else self._first - 1 + self._lines.line(start)
+        first = self._line_of(start)
         for number, raw in enumerate(_LINE_END.split(self._source[start:end])):
             line = None if first is None else first + number
             text = unescape(raw).replace("\xa0", " ")
@@ -208,10 +215,13 @@ class _Page:
                 self._words(words, line)
                 self._space = text[-1] in _WHITE
 
+    def _line_of(self, offset: int) -> int | None:
+        return None if self._first is None else self._first - 1 + self._lines.line(offset)
+
     def _words(self, text: str, line: int | None) -> None:
         if text:
             self._out.add(text, line)
-            self._fresh = False
+            self._fresh = self._marked = False
             if self._heading:
                 self._heading[2].append(text)
 
@@ -222,21 +232,23 @@ class _Page:
     def _mark(self, text: str) -> None:
         """Write what is not in the page: a bullet, a bar, a fence."""
         if not self._silent:
-            self._out.add(text)
-            self._fresh, self._space = True, False
+            self._out.add(text, self._place)
+            self._fresh, self._space, self._marked = True, False, False
 
     def _line(self) -> None:
         if not self._silent:
             self._out.line()
-            self._fresh, self._space = True, False
+            self._fresh, self._space, self._marked = True, False, False
 
     def _block(self) -> None:
         if not self._silent:
             self._out.block()
-            self._fresh, self._space = True, False
+            self._fresh, self._space, self._marked = True, False, False
 
     def _part(self) -> None:
         """The end of a block: of a line in a list, of a word in a cell, of a paragraph elsewhere."""
+        if self._marked:
+            return
         if self._in_cells:
             self._space = True
         elif self._lists:

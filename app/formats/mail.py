@@ -20,7 +20,9 @@ from typing import Any
 from app.formats.base import Content, DocumentError, SourceMap, Writer, decode, encodable
 from app.formats.html import extract
 
-_FROM = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From \S[^\r\n]*\d{4}[^\r\n]*\r?\n")
+_FROM = re.compile(
+    rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From \S[^\r\n]*\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? [^\r\n]*\d{4}[^\r\n]*\r?\n"
+)
 _SIGNATURE = re.compile(r"^-- ?\n", re.MULTILINE)
 _SHOWN = ("From", "To", "Cc", "Date", "Subject")
 _AS_IT_STANDS = {"", "7bit", "8bit", "binary"}

@@ -279,5 +279,5 @@ def _tags(metadata: dict[str, Any], text: str) -> list[str]:
     """Tags of the front matter (a list, or words between commas or spaces), then those of the text."""
     given = metadata.get("tags")
     words = re.split(r"[,\s]+", given) if isinstance(given, str) else given if isinstance(given, list) else []
-    tags = [str(word).strip().lstrip("#") for word in words if isinstance(word, str | int | float)]
+    tags = [str(word).strip("#'\" ") for word in words if isinstance(word, str | int | float)]
     return list(dict.fromkeys(tag for tag in [*tags, *_TAG.findall(text)] if tag))

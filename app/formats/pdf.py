@@ -27,6 +27,8 @@ _ONE_AT_A_TIME = Lock()
 """PDFium keeps global state and may not be called from two threads."""
 
 _BULLET = re.compile(r"(?:[•‣◦▪●○■□–—*·-]|\(?\d{1,3}[.)]|\(?[a-zA-Z][.)])\s+\S")
+_LINE_END = re.compile(r"(\r\n|\r|\n|(?<=[\x02\ufffe])(?![\r\n]))")
+"""PDFium writes a mark in place of a hyphen and the line end after it."""
 _SENTENCE_END = re.compile(r"[.!?:;…][\"'”’)\]]*$")
 _HYPHENS = "\x02\xad\ufffe-\u2010"
 _FILE_NAME = re.compile(r"\.\w{2,5}$|^untitled|^microsoft word", re.IGNORECASE)
@@ -119,7 +121,7 @@ def _page(document: PdfDocument, number: int) -> tuple[list[Line], bool]:
             placed = len(text) == text_page.count_chars()
             lines: list[Line] = []
             at = 0
-            for raw in re.split(r"(\r\n|\r|\n)", text):
+            for raw in _LINE_END.split(text):
                 line = raw.strip(" \t\0")
                 if line and line not in "\r\n":
                     first = at + len(raw) - len(raw.lstrip(" \t\0"))
@@ -145,7 +147,7 @@ def _without_edges(pages: Sequence[list[Line]]) -> list[list[Line]]:
     def shape(line: Line) -> str:
         return re.sub(r"\d+", "0", line[0]).casefold()
 
-    edges = Counter(shape(line) for page in pages for line in {page[0], page[-1]} if page) if pages else Counter()
+    edges = Counter(shape(line) for page in pages if page for line in {page[0], page[-1]})
     often = max(3, len(pages) / 2)
 
     def noise(line: Line) -> bool:
@@ -210,10 +212,11 @@ def _joined(text: str, line: str, kept: set[str]) -> str:
     """A paragraph and its next line; a word that was hyphenated only for the line's end becomes whole."""
     if not text:
         return _clean(line)
-    if text[-1] in _HYPHENS and text[-2:-1].isalpha() and line[0].islower():
+    if text[-1] in _HYPHENS and text[-2:-1].isalnum() and line[0].isalnum():
         first, second = re.search(r"\w*$", text[:-1]), re.match(r"\w+", line)
         word = f"{first[0] if first else ''}-{second[0] if second else ''}".casefold()
-        return text[:-1] + ("-" if word in kept else "") + _clean(line)
+        whole = line[0].islower() and text[-2].isalpha() and word not in kept
+        return text[:-1] + ("" if whole else "-") + _clean(line)
     return f"{text} {_clean(line)}"
 
 
