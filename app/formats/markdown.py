@@ -13,9 +13,12 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.formats.base import Content, Heading, HeadingPath, LineMap, Range, decode, encodable, without
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 MAX_FRONT_MATTER = 16_000
 """Characters; what is longer is prose between two rules, and no work for a YAML parser."""
@@ -112,11 +115,16 @@ def _plain(value: Any, left: list[int]) -> Any:
 
 def top_heading(body: str) -> str:
     """The level-1 heading that a Markdown body opens with, on one line; empty where it opens with anything else."""
+    first = re.split(r"\n[ \t\r]*\n", body.lstrip("\r\n"), maxsplit=1)[0]
+    opening = _blocks(first)
+    return " ".join(opening[1].content.split()) if opening and opening[0].tag == "h1" else ""
+
+
+def _blocks(text: str) -> list[Token]:
+    """The block structure; what stands inside a line is not parsed, which some text makes very slow."""
     from markdown_it import MarkdownIt
 
-    first = re.split(r"\n[ \t\r]*\n", body.lstrip("\r\n"), maxsplit=1)[0]
-    opening = MarkdownIt("commonmark").parse(first)
-    return " ".join(opening[1].content.split()) if opening and opening[0].tag == "h1" else ""
+    return MarkdownIt("commonmark").disable("inline").parse(text)
 
 
 def headings(text: str, body_start: int = 0) -> list[Heading]:
@@ -127,9 +135,7 @@ def headings(text: str, body_start: int = 0) -> list[Heading]:
 
 def titles(text: str, body_start: int = 0) -> Iterator[tuple[int, int, str]]:
     """(start of its line, level, text) of every heading; none in quotes, lists or code."""
-    from markdown_it import MarkdownIt
-
-    tokens = MarkdownIt("commonmark").parse(text[body_start:])
+    tokens = _blocks(text[body_start:])
     lines = LineMap(text)
     first = lines.line(body_start)
     for opening, inline in pairwise(tokens):
@@ -141,12 +147,10 @@ def code_ranges(text: str, body_start: int = 0) -> list[tuple[int, int, str]]:
     """(start, end, language) of every code block, fences included."""
     if "```" not in text and "~~~" not in text and "    " not in text and "\t" not in text:
         return []
-    from markdown_it import MarkdownIt
-
     lines = LineMap(text)
     first = lines.line(body_start)
     found = []
-    for token in MarkdownIt("commonmark").parse(text[body_start:]):
+    for token in _blocks(text[body_start:]):
         if token.type in ("fence", "code_block") and token.map is not None:
             start, end = (lines.start(first + line) for line in token.map)
             if lines.line(len(text)) < first + token.map[1]:

@@ -8,6 +8,7 @@ and tags of the file and of headlines become tags.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from app.formats.base import Content, Heading, HeadingPath, Range, decode, moved, without
@@ -24,8 +25,6 @@ _DRAWER = re.compile(r"[ \t]*:([\w-]+):[ \t]*\Z")
 _END = re.compile(r"[ \t]*:end:[ \t]*\Z", re.IGNORECASE)
 _COMMENT = re.compile(r"[ \t]*#(?:[ \t]|\Z)")
 _LINK = re.compile(r"\[\[([^\[\]\r\n]*+)\](?:\[([^\[\]\r\n]*+)\])?\]")
-MAX_DRAWER_LINES = 200
-"""A drawer that does not end within them is no drawer."""
 
 
 def read(data: bytes) -> Content:
@@ -41,6 +40,7 @@ def read(data: bytes) -> Content:
     tags: list[str] = []
     noise: list[Range] = []
     found: list[tuple[int, int, str]] = []
+    stops = [number for number, (_, line) in enumerate(lines) if _HEADLINE.match(line) or _END.match(line.rstrip())]
     number, verbatim = 0, ""
     while number < len(lines):
         start, whole = lines[number]
@@ -76,9 +76,11 @@ def read(data: bytes) -> Content:
                 metadata.setdefault(name, value)
         elif _COMMENT.match(line):
             noise.append((start, start + len(line)))
-        elif _DRAWER.match(line) and (end := _drawer_end(lines, number)):
-            noise.append((start, lines[end][0] + len(lines[end][1].rstrip("\r\n"))))
-            number = end + 1
+        elif _DRAWER.match(line):
+            stop = bisect_left(stops, number)
+            if stop < len(stops) and _END.match(lines[stops[stop]][1].rstrip()):
+                number = stops[stop] + 1
+                noise.append((start, lines[number - 1][0] + len(lines[number - 1][1].rstrip("\r\n"))))
         else:
             noise += _links(line, start)
     clean, anchors = without(text, noise) if noise else (text, [])
@@ -92,16 +94,6 @@ def read(data: bytes) -> Content:
         headings=[Heading(moved(anchors, start), path.push(level, title)) for start, level, title in found],
         anchors=anchors,
     )
-
-
-def _drawer_end(lines: list[tuple[int, str]], number: int) -> int | None:
-    """The line that ends a drawer which began before this one, counted from 0; None where none does."""
-    for end in range(number, min(number + MAX_DRAWER_LINES, len(lines))):
-        if _END.match(lines[end][1].rstrip()):
-            return end
-        if _HEADLINE.match(lines[end][1]):
-            return None
-    return None
 
 
 def _links(line: str, start: int) -> Iterator[Range]:
