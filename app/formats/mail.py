@@ -17,7 +17,7 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from app.formats.base import Content, DocumentError, SourceMap, Writer, decode, encodable
+from app.formats.base import Content, DocumentError, SourceMap, Writer, encodable
 from app.formats.html import extract
 
 _FROM = re.compile(
@@ -109,14 +109,15 @@ def _bodies(part: Message, depth: int) -> Iterator[Message]:
 
 
 def _text(part: Message, payload: bytes) -> str:
-    charset = part.get_content_charset() or "utf-8"
-    try:
-        text = payload.decode(charset)
-    except (LookupError, ValueError):
+    """A body in the encoding that it says it has, else in the one that most mail without a right one has."""
+    for charset in (part.get_content_charset(), "utf-8"):
         try:
-            text = decode(payload)
-        except DocumentError:
-            text = payload.decode("latin-1")
+            text = payload.decode(charset or "utf-8")
+            break
+        except (LookupError, ValueError):
+            continue
+    else:
+        text = payload.decode("cp1252", "replace")
     return encodable(text).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
 
 

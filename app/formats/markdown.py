@@ -40,6 +40,7 @@ _PLACEHOLDER = re.compile(r"\{\{(?:title|date|time)(?::[^{}\r\n]*+)?\}\}", re.IG
 _MEDIA = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|bmp|avif|mp[34]|m4a|wav|ogg|flac|webm|mov|mkv|pdf|canvas|base)\s*$", re.I
 )
+_CODE_SPAN = re.compile(r"(`{1,3})[^`\r\n]++\1")
 _TAG = re.compile(r"(?<!\S)#([\w/-]*[^\W\d_][\w/-]*)")
 
 
@@ -194,6 +195,8 @@ def noise_ranges(text: str, body_start: int, code: Sequence[tuple[int, int, str]
         sign, start, at = mark[0], mark.start(), mark.end()
         if paragraph != (here := bisect_left(breaks, start)):
             paragraph, opened = here, []
+        if sign[0] == "\\":
+            continue
         if sign[0] == "`":
             runs = ticks[len(sign)]
             closing = bisect_left(runs, at)
@@ -271,12 +274,12 @@ def _with_space(text: str, start: int, end: int) -> Range:
 
 
 def _outside(text: str, at: int, ranges: Sequence[Range]) -> str:
-    """What of a text lies in none of the ranges."""
+    """What of a text lies in none of the ranges and in no code."""
     pieces = []
     for start, end in sorted(ranges):
         pieces.append(text[at:start])
         at = max(at, end)
-    return "\0".join([*pieces, text[at:]])
+    return _CODE_SPAN.sub("\0", "\0".join([*pieces, text[at:]]))
 
 
 def _tags(metadata: dict[str, Any], text: str) -> list[str]:

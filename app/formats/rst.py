@@ -22,7 +22,9 @@ _EXPLICIT = re.compile(r"\.\.(?:[ \t]+|\s*\Z)")
 _DIRECTIVE = re.compile(r"\.\.[ \t]+(?:\|[^|\r\n]+\|[ \t]+)?([A-Za-z][\w.:+-]*?)::(?:[ \t]+|\s*\Z)")
 _OPTION = re.compile(r"\s+:[\w-]+:(?:\s|\Z)")
 _FIELD = re.compile(r":([A-Za-z][\w -]{0,40}):[ \t]+(\S.*)")
-_LINK = re.compile(r"``[^\r\n]{0,500}?``|(?::[\w:+.-]{1,60}:)?`([^`<\r\n]{0,500}[^`<\s])(\s{0,9}<[^<>`\r\n]{1,2000}>)?`(?:__?)?")
+_LINK = re.compile(
+    r"``[^\r\n]{0,500}?``|(?::[\w:+.-]{1,60}:)?`([^`<\r\n]{0,500}[^`<\s])(\s{0,9}<[^<>`\r\n]{1,2000}>)?`(?:__?)?"
+)
 
 
 def read(data: bytes) -> Content:
