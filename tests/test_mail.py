@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from email.message import Message
 
 import pytest
 
 from app.bundle import Bundle
 from app.documents import Document, DocumentError
+from app.formats import mail
 from app.formats.mail import read
 from app.passages import PassageSplitter
 from tests.test_formats import paths, rows
@@ -132,3 +134,18 @@ def test_messages_within_messages_end_somewhere() -> None:
         read(b"Subject: s\n" + deep + b"\nwords\n")
     except DocumentError as error:
         assert "is no e-mail that can be read" in str(error)
+
+
+def test_a_damaged_message_of_a_mailbox_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = mail.message_from_bytes
+
+    def refuse(raw: bytes) -> Message:
+        if b"damaged" in raw:
+            raise RecursionError
+        return parse(raw)
+
+    monkeypatch.setattr(mail, "message_from_bytes", refuse)
+    separator = b"From hansen@example.com Thu Mar 14 10:00:00 2024\n"
+    content = read(separator + b"Subject: damaged\n\nx\n\n" + separator + b"Subject: fine\n\nx\n")
+    assert paths(content) == [["fine"]]
+    assert content.warning == "was read in part, 1 of 2 messages are damaged: save them again"

@@ -46,14 +46,22 @@ def read(data: bytes) -> Content:
         if when := _iso_date(message):
             metadata["date"] = when
         return out.content("text", title=_subject(message), metadata=metadata)
-    line, at = 1, 0
+    line, at, broken = 1, 0, 0
     for index, start in enumerate(starts):
         end = starts[index + 1].start() if index + 1 < len(starts) else len(data)
         line += data.count(b"\n", at, start.end())
         at = start.end()
         raw = data[at:end]
-        _write(out, _parse(raw), raw, line)
-    return out.content("text", metadata={"messages": len(starts)})
+        try:
+            message = _parse(raw)
+        except DocumentError:
+            broken += 1
+            continue
+        _write(out, message, raw, line)
+    warning = (
+        f"was read in part, {broken:,} of {len(starts):,} messages are damaged: save them again" if broken else None
+    )
+    return out.content("text", metadata={"messages": len(starts)}, warning=warning)
 
 
 def _parse(raw: bytes) -> Message:
