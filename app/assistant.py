@@ -18,7 +18,8 @@ from typing import Any
 
 from app.bundle import Bundle
 from app.calibration import SETTING, from_json, of_manifest
-from app.documents import DocumentError, LineMap, encodable, read_bytes
+from app.documents import DocumentError, read_bytes
+from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
@@ -44,13 +45,15 @@ class Source:
     line: int
     """1-based line of the answer's first character."""
     page: int | None
+    """1-based page of the answer, in a format that has pages."""
     heading: str
     quote: str
-    """The sentence around the answer, exactly as in the file."""
-    quote_start: int
-    """Character offset of the quote in the file's text; not part of the JSON."""
+    """The sentence around the answer, as a person reads it in the file."""
+    marked: tuple[int, int]
+    """Characters of the quote that are the answer; not part of the JSON."""
     start: int
-    """Character offset of the answer in the file's text; of the quote, where nothing was answered."""
+    """Character offset of the answer in the file's text (the extracted text of a PDF, a page, a message); of the quote,
+    where nothing was answered."""
     end: int
     stale: bool
     """The file is gone or has changed since it was indexed."""
@@ -99,7 +102,7 @@ class Answer:
         """As `ask --json` prints it."""
         answer = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         for source in answer["sources"]:
-            del source["quote_start"]
+            del source["marked"]
         return answer
 
 
@@ -234,7 +237,7 @@ class Assistant:
             text = passage.text[span.start : span.end]
             first = candidates.get(text.casefold())
             if first is None:
-                first = Candidate(text, 0.0, passage.path, _line(passage, span.start))
+                first = Candidate(text, 0.0, passage.path, _places(passage).at(span.start).line)
             candidates[text.casefold()] = replace(first, confidence=round(first.confidence + confidence, 4))
         return list(candidates.values())[:5]
 
@@ -255,21 +258,25 @@ def _closest(passage: StoredPassage) -> Source:
 
 def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int]) -> Source:
     """A source from two character ranges of a passage's text."""
+    places = _places(passage)
+    first = places.at(span[0])
     return Source(
         path=passage.path,
-        line=_line(passage, span[0]),
-        page=passage.page,
+        line=first.line,
+        page=first.page,
         heading=passage.heading,
         quote=passage.text[slice(*quote)],
-        quote_start=passage.start + quote[0],
-        start=passage.start + span[0],
-        end=passage.start + span[1],
+        marked=(span[0] - quote[0], span[1] - quote[0]),
+        start=first.start,
+        end=places.at(span[1] - 1).start + 1 if span[1] > span[0] else first.start,
         stale=is_stale(passage),
     )
 
 
-def _line(passage: StoredPassage, start: int) -> int:
-    return passage.line - 1 + LineMap(passage.text).line(start)
+def _places(passage: StoredPassage) -> SourceMap:
+    """Where the characters of a passage's text stand in its file."""
+    first = Anchor(0, passage.start, passage.line, passage.page)
+    return SourceMap(passage.text, [first, *(Anchor(*anchor) for anchor in passage.anchors)])
 
 
 def check_question(question: str) -> str:

@@ -298,8 +298,7 @@ def likelihood(confidence: float) -> str:
 
 def marked_quote(source: Source) -> Content:
     """The quote of an answer with the answer marked."""
-    first, last = source.start - source.quote_start, source.end - source.quote_start
-    return Content(plain(source.quote)).stylize("bold underline", first, last)
+    return Content(plain(source.quote)).stylize("bold underline", *source.marked)
 
 
 def source_line(source: Source) -> Content:

@@ -27,7 +27,7 @@ from app.places import Places, resolve
 from store.errors import BtrError, UsageError
 
 if TYPE_CHECKING:
-    from app.assistant import Answer, Assistant, Source
+    from app.assistant import Answer, Assistant, SearchResult, Source
     from app.bundle import Bundle
     from app.evaluation import Examination
     from app.indexer import Progress, Report
@@ -78,7 +78,9 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
 def index(
     places: Places, paths: tuple[str, ...], quiet: bool, dry_run: bool, show: str | None, allow_deletions: bool
 ) -> None:
-    """Encode folders of notes (.md, .txt); again for what is new, changed, moved or gone.
+    """Encode folders of notes; again for what is new, changed, moved or gone.
+
+    Read: Markdown, text, reStructuredText, Org, HTML, PDF, Word, Jupyter notebooks, e-mail (docs/formats.md).
 
     Without PATH: every folder that was indexed or added before. What .gitignore or .btrignore ignores is left out.
 
@@ -401,7 +403,7 @@ def search(places: Places, query: str, as_json: bool, limit: int, filters: tuple
         rows = [asdict(result) for result in results]
         print_json({"schema_version": SCHEMA_VERSION, "query": query.strip(), "results": rows})
     for result in () if as_json else results:
-        click.secho(f"{short(result.path)}:{result.line}", fg="cyan", nl=False)
+        click.secho(_place(result), fg="cyan", nl=False)
         click.secho(f"  {plain(result.heading)}", dim=True)
         click.echo("    " + " ".join(plain(result.text).split())[:200])
     if not results:
@@ -430,6 +432,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
         roots = [source.root for source in store.sources()]
         gone = [document.path for document in store.documents() if document.deleted] if deleted else []
     if as_json:
+        listed = {"failures": [{"path": path, "reason": reason} for path, reason in failures]} if failed else {}
         print_json(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -442,6 +445,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
                 "bytes_per_token": round(counts.bytes_per_token, 2),
                 "model": manifest.name,
                 "sources": roots,
+                **listed,
             }
         )
         return
@@ -601,22 +605,26 @@ def _print_answer(answer: Answer) -> None:
         if answer.sources:
             click.echo("Closest passages:")
         for source in answer.sources:
-            click.echo(f"  {short(source.path)}:{source.line}  {plain(source.heading)}{_stale(source)}")
+            click.echo(f"  {_place(source)}  {plain(source.heading)}{_stale(source)}")
     else:
         source = answer.sources[0]
         click.secho(plain(answer.answer), bold=True)
         click.echo()
-        quote, first = plain(source.quote), source.start - source.quote_start
-        last = first + len(answer.answer)
+        quote, (first, last) = plain(source.quote), source.marked
         click.echo("  " + quote[:first], nl=False)
         click.secho(f"[{quote[first:last]}]", bold=True, nl=False)
         click.echo(quote[last:])
-        click.echo(f"  {short(source.path)}:{source.line}  {plain(source.heading)}{_stale(source)}")
+        click.echo(f"  {_place(source)}  {plain(source.heading)}{_stale(source)}")
     timings = answer.timings_ms
     click.echo(
         f"  confidence {answer.confidence:.0%} · {timings.total:.0f} ms: retrieve {timings.retrieve:.0f}, "
         f"load {timings.load:.0f}, read {timings.read:.0f}"
     )
+
+
+def _place(found: Source | SearchResult) -> str:
+    """Where something stands: a page, in a file that has them, else a line."""
+    return f"{short(found.path)}, page {found.page}" if found.page is not None else f"{short(found.path)}:{found.line}"
 
 
 def _stale(source: Source) -> str:

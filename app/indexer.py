@@ -19,10 +19,10 @@ from pathlib import Path
 from threading import Event
 
 from app.bundle import Bundle
-from app.documents import Document, DocumentError, encodable, read_document, unreadable
+from app.documents import Document, DocumentError, read_document, unreadable
+from app.formats.base import encodable
 from app.passages import Passage, PassageSplitter
 from app.sync import Plan, Stored, make_plan
-from app.tags import text_tags
 from store.bundle import Manifest
 from store.errors import BusyError, StoreError
 from store.tokens import NewDocument, NewPassage, Placement, TokenStore, is_inside
@@ -293,13 +293,14 @@ def encode(bundle: Bundle, passage: Passage) -> NewPassage:
         start=passage.start,
         end=passage.end,
         line=passage.line,
-        page=None,
+        page=passage.page,
         heading=passage.heading,
         text=passage.text,
         tokens=encoded.tokens,
         code=encoded.code,
         bits=encoded.bits,
         scale=encoded.scale,
+        anchors=passage.anchors,
     )
 
 
@@ -311,5 +312,5 @@ def _record(document: Document, stat: os.stat_result) -> NewDocument:
         mtime_ns=stat.st_mtime_ns,
         title=document.title,
         metadata=document.metadata,
-        tags=text_tags(document),
+        tags=document.tags,
     )

@@ -2,36 +2,42 @@
 A document becomes passages: the unit of retrieval and of encoding.
 
 Cut by semantic-text-splitter at the largest boundary that fits (heading, block, sentence, word), counted with the
-bundle's own tokenizer; every passage is an exact slice of the document's text and knows its line and heading path.
+bundle's own tokenizer; every passage is an exact slice of the document's text and knows its place in the file and its
+heading path. Text that is no Markdown is cut at its headings first.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from markdown_it import MarkdownIt
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
-from app.documents import Document, LineMap
+from app.documents import Document
+from app.formats.base import Anchor, SourceMap
 
 _CONTENT = re.compile(r"\w")
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A slice of a document: `document.text[start:end] == text`."""
+    """A slice of a document, with its place in the file."""
 
     start: int
+    """First character in the file's text; in the extracted text of a format that has no text of its own."""
     end: int
     line: int
     """1-based line of the first character."""
     heading: str
     """Title and headings above its start, ' > ' between levels; a title is not repeated as the first heading."""
     text: str
+    page: int | None = None
+    """1-based page of the first character."""
+    anchors: Sequence[Anchor] = ()
+    """Where its text leaves the file's run after the first character; offsets count from there."""
 
 
 class PassageSplitter:
@@ -43,36 +49,49 @@ class PassageSplitter:
 
     def split(self, document: Document) -> list[Passage]:
         """The passages of a document in order; pieces without a letter or digit are left out."""
-        body = document.text[document.body_start :]
-        splitter = self._markdown if document.kind == "markdown" else self._text
-        lines = LineMap(document.text)
-        headings = heading_paths(document) if document.kind == "markdown" else []
-        starts = [line for line, _ in headings]
+        places = SourceMap(document.text, document.anchors)
+        starts = [heading.offset for heading in document.headings]
         passages = []
-        for offset, text in splitter.chunk_indices(body):
+        for start, text in self._slices(document):
             if not _CONTENT.search(text):
                 continue
-            start = document.body_start + offset
-            line = lines.line(start)
-            above = bisect_right(starts, line)
-            path = headings[above - 1][1] if above else []
+            above = bisect_right(starts, start)
+            path = document.headings[above - 1].path if above else []
             if not path or path[0].casefold() != document.title.casefold():
                 path = [document.title, *path]
-            passages.append(Passage(start, start + len(text), line, " > ".join(path), text))
+            end = start + len(text)
+            first, last = places.at(start), places.at(end - 1)
+            passages.append(
+                Passage(
+                    start=first.start,
+                    end=last.start + 1,
+                    line=first.line,
+                    heading=" > ".join(path),
+                    text=text,
+                    page=first.page,
+                    anchors=places.within(start, end),
+                )
+            )
         return passages
 
+    def _slices(self, document: Document) -> Iterator[tuple[int, str]]:
+        """(offset, text) of the pieces of a document's body."""
+        if document.kind == "markdown":
+            body = document.text[document.body_start :]
+            yield from ((document.body_start + at, text) for at, text in self._markdown.chunk_indices(body))
+            return
+        cuts = list(_cuts(document))
+        for start, end in zip(cuts, [*cuts[1:], len(document.text)], strict=True):
+            yield from ((start + at, text) for at, text in self._text.chunk_indices(document.text[start:end]))
 
-def heading_paths(document: Document) -> list[tuple[int, list[str]]]:
-    """(line, heading path from there on) of every heading of a Markdown document, in order."""
-    first = LineMap(document.text).line(document.body_start)
-    tokens = MarkdownIt("commonmark").parse(document.text[document.body_start :])
-    path: list[tuple[int, str]] = []
-    found = []
-    for opening, inline in pairwise(tokens):
-        if opening.type != "heading_open" or opening.map is None or opening.level:
-            continue
-        level = int(opening.tag[1:])
-        path = [(above, text) for above, text in path if above < level]
-        path.append((level, " ".join(inline.content.split())))
-        found.append((first + opening.map[0], [text for _, text in path if text]))
-    return found
+
+def _cuts(document: Document) -> Iterator[int]:
+    """Where the sections of a text begin; a title with nothing below it begins the next one."""
+    last = document.body_start
+    yield last
+    for before, heading in zip([None, *document.headings], document.headings, strict=False):
+        section = document.text[last : heading.offset]
+        below = section.lstrip().partition("\n")[2] if before and before.offset >= last else section
+        if _CONTENT.search(below):
+            last = heading.offset
+            yield last

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.bundle import Bundle
-from app.documents import DocumentError, encodable, read_document
+from app.documents import DocumentError, read_document
+from app.formats.base import encodable
 from app.indexer import SPEED
 from app.passages import PassageSplitter
 from app.sync import Plan, Stored, make_plan

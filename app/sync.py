@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from app.documents import DocumentError, encodable, read_bytes, read_document
-from app.tags import text_tags
+from app.documents import DocumentError, read_bytes, read_document
+from app.formats.base import encodable
 from app.tree import File, Tree, scan
 from store.tokens import UNREAD, StoredDocument, TokenStore, is_inside
 
@@ -166,7 +166,7 @@ def _place(plan: Plan, document: StoredDocument, file: File, root: str) -> None:
     tags = None
     if document.size == UNREAD:
         try:
-            tags = text_tags(read_document(Path(file.path)))
+            tags = read_document(Path(file.path)).tags
         except DocumentError:
             tags = []
     plan.moves.append(Move(document, file, tags))

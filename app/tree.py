@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.documents import SUFFIXES, encodable
+from app.formats import FORMATS
+from app.formats.base import encodable
 from store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Tree:
 
 def is_note(name: str) -> bool:
     """Whether a file of this name can be read."""
-    return Path(name).suffix.lower() in SUFFIXES
+    return Path(name).suffix.lower() in FORMATS
 
 
 def scan(root: Path | str) -> Tree:
@@ -97,10 +98,10 @@ def check_root(path: Path, may_be_gone: bool = False) -> Path:
             f"{path} does not exist: give a folder of notes, or add --allow-deletions if its notes were deleted"
         )
     if path.is_file() and not is_note(path.name):
-        raise UsageError(f"{path} is not a note that can be read: give {', '.join(SUFFIXES)} files or a folder")
+        raise UsageError(f"{path} is not a note that can be read: give {', '.join(FORMATS)} files or a folder")
     if not _holds_notes(path):
         raise UsageError(
-            f"{path} holds no .md or .txt notes: give a folder of notes, nothing was changed; "
+            f"{path} holds no notes that can be read: give a folder of notes, nothing was changed; "
             "add --allow-deletions if they were deleted"
         )
     return path

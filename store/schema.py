@@ -106,3 +106,10 @@ def m002_tombstones_fields(db: Database) -> None:
         for name, value in fields_of(metadata):
             db.execute("INSERT INTO fields VALUES (?, ?, ?)", (name, value, document_id))
     db.execute("PRAGMA user_version = 2")
+
+
+@migrations()
+def m003_anchors(db: Database) -> None:
+    """Where a passage's text leaves the file's run. What is stored is the file's run: nothing is encoded again."""
+    db.execute("ALTER TABLE passages ADD COLUMN anchors TEXT")
+    db.execute("PRAGMA user_version = 3")

@@ -29,7 +29,7 @@ from store.errors import StoreError
 from store.fields import date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x42545231
 """'BTR1'."""
 UNREAD = -1
@@ -120,6 +120,8 @@ class NewPassage:
     """n * m / 8 bytes."""
     scale: bytes
     """n float16."""
+    anchors: Sequence[tuple[int, int, int, int | None]] = ()
+    """(offset in the text, start, line, page) wherever the text leaves the file's run; none where it does not."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class StoredPassage:
     heading: str
     text: str
     tokens: int
+    anchors: tuple[tuple[int, int, int, int | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -333,8 +336,8 @@ class TokenStore:
             self._put_fields(document_id, document.metadata, document.tags)
             for passage in passages:
                 cursor = self._connection.execute(
-                    'INSERT INTO passages (document_id, "start", "end", line, page, heading, text, tokens, code) '
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    'INSERT INTO passages (document_id, "start", "end", line, page, heading, text, tokens, code, '
+                    "anchors) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         document_id,
                         passage.start,
@@ -345,6 +348,7 @@ class TokenStore:
                         passage.text,
                         passage.tokens,
                         passage.code,
+                        json.dumps(passage.anchors) if passage.anchors else None,
                     ),
                 )
                 self._connection.execute(
@@ -510,10 +514,11 @@ class TokenStore:
         """Passages by id, in the order asked for; those removed meanwhile are left out."""
         sql = (
             'SELECT p.id, d.path, d.content_hash, d.size, d.mtime_ns, p."start", p."end", p.line, p.page, p.heading, '
-            "p.text, p.tokens FROM passages p JOIN documents d ON d.id = p.document_id "
+            "p.text, p.tokens, p.anchors FROM passages p JOIN documents d ON d.id = p.document_id "
             "WHERE d.deleted_at IS NULL AND p.id IN (%s)"
         )
-        found = {row[0]: StoredPassage(*row) for row in self._rows(sql % _marks(ids), tuple(ids))}
+        rows = self._rows(sql % _marks(ids), tuple(ids))
+        found = {row[0]: StoredPassage(*(*row[:-1], _anchors(row[-1]))) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def token_bits(self, ids: Sequence[int]) -> dict[int, tuple[Bits, npt.NDArray[np.float16]]]:
@@ -571,6 +576,10 @@ def fts_query(text: str) -> str:
     words = list(dict.fromkeys(word.lower() for word in _WORD.findall(text)))
     content = [word for word in words if word not in _STOPWORDS] or words
     return " OR ".join(f'"{word}"' for word in content[:64])
+
+
+def _anchors(stored: str | None) -> tuple[tuple[int, int, int, int | None], ...]:
+    return tuple((offset, start, line, page) for offset, start, line, page in json.loads(stored or "[]"))
 
 
 def _marks(ids: Sequence[int]) -> str:

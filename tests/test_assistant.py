@@ -22,7 +22,7 @@ from app.assistant import (
     quote_around,
 )
 from app.bundle import Bundle
-from app.documents import decode
+from app.formats.base import decode
 from app.places import EMBEDDED_BUNDLE, Places
 from app.reader import Cancelled, ExtractiveReader
 from store.errors import StoreError, UsageError

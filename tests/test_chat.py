@@ -38,7 +38,7 @@ from store.scope import Scope
 from tests.conftest import new_store, run_index
 
 QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
-SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, 100, 112, 120, stale=False)
+SOURCE = Source("/notes/boiler.md", 42, None, "House > Boiler", QUOTE, (12, 20), 112, 120, stale=False)
 ANSWER = Answer(
     question="when?",
     answer="14 March",
@@ -365,7 +365,7 @@ def test_the_editor_is_started_at_the_line() -> None:
 
 def test_of_several_occurrences_the_answers_own_is_marked() -> None:
     quote = "In May we left, in May we came back."
-    marked = marked_quote(replace(SOURCE, quote=quote, quote_start=13, start=32, end=35))
+    marked = marked_quote(replace(SOURCE, quote=quote, marked=(19, 22)))
     assert [(span.start, span.end) for span in marked.spans] == [(quote.rindex("May"), quote.rindex("May") + 3)]
 
 

@@ -26,11 +26,12 @@ import pytest
 from app import __version__, cli
 from app.assistant import Assistant
 from app.cli import _ProgressLine
-from app.documents import decode
+from app.formats.base import decode
 from app.indexer import Progress, writer_lock
 from app.places import EMBEDDED_BUNDLE, Places, resolve
 from store.bundle import MANIFEST, UPPER
 from tests.conftest import Outcome, Run, contents, rows
+from tests.pdfs import pdf
 
 QUESTION = "When was the boiler serviced?"
 NOT_IN_NOTES = "Who won the football world cup in 1998?"
@@ -544,15 +545,64 @@ def test_an_empty_folder_loses_nothing_that_is_stored(run: Run, notes: Path, hom
     run("index", notes)
     before = contents(home / "store.db")
     (tmp_path / "empty").mkdir()
-    refused(run("index", tmp_path / "empty"), 2, "empty holds no .md or .txt notes", "nothing was changed")
+    refused(run("index", tmp_path / "empty"), 2, "empty holds no notes that can be read", "nothing was changed")
     (notes / "a.md").unlink()
-    refused(run("index", notes), 2, "holds no .md or .txt notes: give a folder of notes, nothing was changed")
+    refused(run("index", notes), 2, "holds no notes that can be read: give a folder of notes, nothing was changed")
     assert contents(home / "store.db") == before
 
 
 def test_a_file_of_another_kind(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4")
-    refused(run("index", tmp_path / "a.pdf"), 2, "a.pdf is not a note that can be read", "or a folder")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    refused(run("index", tmp_path / "a.png"), 2, "a.png is not a note that can be read", "or a folder")
+
+
+def test_files_of_every_format_that_cannot_be_read_are_listed_with_what_to_do(run: Run, notes: Path) -> None:
+    (notes / "a.md").write_text(BOILER)
+    broken = {
+        "binary.md": random.Random(0).randbytes(4000),
+        "broken.docx": b"PK",
+        "broken.ipynb": b"{",
+        "empty.pdf": b"",
+        "protected.pdf": pdf([["secret"]], password=b"sesame"),
+        "scanned.pdf": pdf([None]),
+    }
+    for name, data in broken.items():
+        (notes / name).write_bytes(data)
+    assert run("index", notes).code == 5
+    listed = json.loads(run("status", "--failed", "--json").out)
+    assert listed["failed"] == len(broken)
+    assert [Path(failure["path"]).name for failure in listed["failures"]] == sorted(broken)
+    lines = run("status", "--failed").out.splitlines()
+    for failure, line in zip(listed["failures"], lines, strict=True):
+        assert ": " in failure["reason"]
+        assert line == f"{failure['path']} {failure['reason']}"
+    assert run("ask", QUESTION).code == 0
+
+
+def test_an_answer_in_a_pdf_has_its_page(run: Run, notes: Path) -> None:
+    (notes / "a.pdf").write_bytes(pdf([["About the house."], [BOILER], ["About the garden."]]))
+    assert run("index", notes).code == 0
+    source = json.loads(run("ask", QUESTION, "--json").out)["sources"][0]
+    assert source["page"] == 2
+    assert f"{notes / 'a.pdf'}, page 2  a" in run("ask", QUESTION).out
+    assert json.loads(run("search", "house", "--json").out)["results"][0]["page"] == 1
+
+
+def test_an_answer_among_links_and_comments_is_shown_clean_and_stands_where_its_source_says(
+    run: Run, notes: Path
+) -> None:
+    text = "---\ntags: x\n---\n%%\na secret\ncomment\n%%\n\n"
+    text += "The [[Heating|boiler]] was serviced on [14 March](https://x.y) 2024.\n"
+    (notes / "a.md").write_text(text)
+    assert run("index", notes).code == 0
+    answer = json.loads(run("ask", "When was the boiler serviced?", "--json").out)
+    source = answer["sources"][0]
+    assert source["quote"] == "The boiler was serviced on 14 March 2024."
+    assert answer["answer"] in source["quote"]
+    assert source["line"] == 9
+    assert text[source["start"] : source["end"]].replace("](https://x.y)", "") == answer["answer"]
+    assert f"[{answer['answer']}]" in run("ask", "When was the boiler serviced?").out
+    assert "secret" not in run("search", "secret").out
 
 
 def test_files_that_cannot_be_read_are_skipped_and_reported(run: Run, notes: Path) -> None:

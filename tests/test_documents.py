@@ -12,16 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.documents import (
-    MAX_BYTES,
-    MAX_FRONT_MATTER,
-    DocumentError,
-    decode,
-    encodable,
-    read_document,
-    split_front_matter,
-    top_heading,
-)
+from app.documents import DocumentError, read_document
+from app.formats import MAX_BYTES
+from app.formats.base import decode, encodable
+from app.formats.markdown import MAX_FRONT_MATTER, split_front_matter, top_heading
 
 
 def write(folder: Path, name: str, data: str | bytes) -> Path:
@@ -188,7 +182,7 @@ def test_a_file_that_is_too_large_is_refused_unread(notes: Path) -> None:
     path = notes / "large.txt"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(DocumentError, match="larger than 20 MB: split it"):
+    with pytest.raises(DocumentError, match="holds 20 MB, at most 20 MB are read: split it"):
         read_document(path)
 
 

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.bundle import Bundle
-from app.documents import Document, LineMap, read_document
-from app.passages import Passage, PassageSplitter, heading_paths
+from app.documents import Document, read_document
+from app.formats.base import LineMap
+from app.formats.markdown import headings
+from app.passages import Passage, PassageSplitter
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,14 @@ def splitter(bundle: Bundle) -> PassageSplitter:
 
 
 def markdown(text: str, title: str = "Title", body_start: int = 0) -> Document:
-    return Document(Path("/a.md"), "markdown", text, body_start, title, {}, "hash")
+    found = headings(text, body_start)
+    return Document(Path("/a.md"), "markdown", text, body_start, title, {}, "hash", headings=found)
+
+
+def heading_paths(document: Document) -> list[tuple[int, list[str]]]:
+    """(line, heading path from there on) of every heading, in order."""
+    lines = LineMap(document.text)
+    return [(lines.line(heading.offset), heading.path) for heading in document.headings]
 
 
 def sections(*headings: str, words: int = 100) -> str:
@@ -107,8 +116,8 @@ def test_pieces_without_a_letter_or_digit_are_left_out(splitter: PassageSplitter
 
 def test_headings_below_are_added_and_headings_of_the_same_level_replaced(splitter: PassageSplitter) -> None:
     document = markdown(sections("# One", "## Two", "### Three", "## Four", "# Five"))
-    headings = [passage.heading for passage in splitter.split(document)]
-    assert list(dict.fromkeys(headings)) == [
+    found = [passage.heading for passage in splitter.split(document)]
+    assert list(dict.fromkeys(found)) == [
         "Title > One",
         "Title > One > Two",
         "Title > One > Two > Three",
@@ -119,8 +128,8 @@ def test_headings_below_are_added_and_headings_of_the_same_level_replaced(splitt
 
 def test_duplicate_headings_are_told_apart_by_their_line(splitter: PassageSplitter) -> None:
     document = markdown(sections("# A", "## Notes", "# B", "## Notes"))
-    headings = [passage.heading for passage in splitter.split(document)]
-    assert list(dict.fromkeys(headings)) == ["Title > A", "Title > A > Notes", "Title > B", "Title > B > Notes"]
+    found = [passage.heading for passage in splitter.split(document)]
+    assert list(dict.fromkeys(found)) == ["Title > A", "Title > A > Notes", "Title > B", "Title > B > Notes"]
 
 
 def test_text_before_the_first_heading_has_the_title_alone(splitter: PassageSplitter) -> None:
@@ -154,8 +163,8 @@ def test_a_title_is_not_repeated_as_the_first_heading(splitter: PassageSplitter)
 
 def test_the_heading_at_the_top_is_the_title(notes: Path, splitter: PassageSplitter) -> None:
     (notes / "garden.md").write_text(sections("# Garden", "## Frost dates", "# Tools"))
-    headings = [passage.heading for passage in splitter.split(read_document(notes / "garden.md"))]
-    assert headings == ["Garden", "Garden > Frost dates", "Garden > Tools"]
+    found = [passage.heading for passage in splitter.split(read_document(notes / "garden.md"))]
+    assert found == ["Garden", "Garden > Frost dates", "Garden > Tools"]
 
 
 def test_a_passage_with_several_headings_has_the_path_of_its_start(splitter: PassageSplitter) -> None:

@@ -193,6 +193,30 @@ def test_a_store_of_another_bundle_is_refused_and_kept(store: TokenStore) -> Non
     assert store.counts().notes == 1
 
 
+def test_anchors_read_back_as_they_were_put(store: TokenStore) -> None:
+    anchors = ((3, 12, 4, None), (7, 7, 1, 2))
+    store.put_document(store.add_source("/"), document(), [replace(passage("text"), anchors=anchors), passage("text")])
+    ids, _ = store.codes()
+    assert [found.anchors for found in store.passages([int(i) for i in ids])] == [anchors, ()]
+
+
+def test_an_older_store_is_migrated_and_its_notes_are_read_again(tmp_path: Path) -> None:
+    """Texts were cut before their noise was taken out: no stored hash may stop the next run from reading them."""
+    path = tmp_path / "store.db"
+    with TokenStore.create(path, FINGERPRINT, "tiny") as store:
+        store.put_document(store.add_source("/notes"), document(), [passage("kept")])
+        connection = store._connection
+        connection.execute("ALTER TABLE passages DROP COLUMN anchors")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm002_anchors'")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    with pytest.raises(StoreError, match="run btr-assistant index once to migrate it"):
+        TokenStore.open(path, FINGERPRINT)
+    with TokenStore.create(path, FINGERPRINT, "tiny") as store:
+        (stored,) = store.documents().values()
+        assert (stored.content_hash, stored.size, store.counts().passages) == ("", -1, 1)
+
+
 def test_a_newer_store_is_refused_and_kept(store: TokenStore) -> None:
     store.put_document(store.add_source("/notes"), document(), [passage("kept")])
     with sqlite3.connect(store.path) as connection:
@@ -262,7 +286,7 @@ def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
         "_sqlite_migrations", "documents", "failures", "fields", "passages", "passages_fts", "settings",
         "sources", "token_bits",
     ]  # fmt: skip
-    for column in ("code", "start", "line", "heading"):
+    for column in ("code", "start", "line", "heading", "anchors"):
         assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
 
 
