@@ -39,11 +39,11 @@ class Document:
     """sha256 of the file's bytes."""
     warning: str | None = None
     """What a person should know of it, though it was read."""
-    tags: Sequence[str] = ()
-    """Those in the text."""
     headings: Sequence[Heading] = ()
     anchors: Sequence[Anchor] = ()
     """Where stretches of the text stand in the file; without one the text is the file's."""
+    tags: Sequence[str] = ()
+    """Those in the text."""
 
 
 def read_document(path: Path) -> Document:

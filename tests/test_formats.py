@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.documents import DocumentError, find_files, read_document
+from app.documents import DocumentError, read_document
 from app.formats import FORMATS, MAX_BYTES, MAX_CONTAINER_BYTES, max_bytes, read
 from app.formats.base import (
     MAX_CHARACTERS,
@@ -21,6 +21,7 @@ from app.formats.base import (
     moved,
     without,
 )
+from app.tree import scan
 
 
 def rows(content: Content) -> list[tuple[int, str]]:
@@ -51,7 +52,7 @@ def test_every_format_of_the_table_is_found_and_has_a_module(notes: Path) -> Non
     for suffix in FORMATS:
         (notes / f"a{suffix.upper()}").write_bytes(b"")
         assert (Path(__file__).parent.parent / "app" / "formats" / f"{FORMATS[suffix]}.py").is_file()
-    assert len(list(find_files(notes))) == len(FORMATS)
+    assert len(scan(notes).files) == len(FORMATS)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -131,7 +131,7 @@ def test_a_root_may_be_one_file(notes: Path) -> None:
         ("nowhere", "does not exist: give a folder of notes"),
         ("x" * 5000, "does not exist: give a folder of notes"),
         ("~no-such-user-here/notes", "does not exist: give a folder of notes"),
-        ("picture.png", "give .md, .markdown, .txt files or a folder"),
+        ("picture.png", r"\.mbox files or a folder"),
     ],
 )
 def test_a_root_that_cannot_be_read_is_refused(

@@ -41,7 +41,7 @@ _MEDIA = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|bmp|avif|mp[34]|m4a|wav|ogg|flac|webm|mov|mkv|pdf|canvas|base)\s*$", re.I
 )
 _CODE_SPAN = re.compile(r"(`{1,3})[^`\r\n]++\1")
-_TAG = re.compile(r"""(?<![^\s(\[,;])#([^\s\0#,;:.!?()\[\]{}"'`<>@&*+=$%^|\\~]+)""")
+_TAG = re.compile(r"""(?<![^\s(\[,;*_~])#([^\s\0#,;:.!?()\[\]{}"'`<>@&*+=$%^|\\~]+)""")
 """A tag begins a line or follows a space or an opening bracket, and may have levels between slashes."""
 _NO_NUMBER = re.compile(r"[^\d/_-]")
 _CODE_SPAN = re.compile(r"(?<!`)(`++)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
