@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from app.bundle import Bundle
+from app.calibration import SETTING, from_json, of_manifest
 from app.documents import DocumentError, read_bytes
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places
-from app.reader import ExtractiveReader, PassageBits, Reader, Span, probabilities
+from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
 from store.errors import UsageError
 from store.tokens import Counts, StoredPassage, TokenStore
@@ -122,6 +123,8 @@ class Assistant:
         self.store, self.bundle = store, bundle
         self._reader = reader
         self._retriever = Retriever(store)
+        kept = store.setting(SETTING)
+        self._calibration = from_json(kept) if kept else of_manifest(bundle.manifest)
         self._lock = threading.Lock()
 
     @classmethod
@@ -167,13 +170,13 @@ class Assistant:
                 retrieved = time.perf_counter()
                 found = self.store.passages([hit.passage_id for hit in hits])
                 bits = self.store.token_bits([passage.id for passage in found])
-            inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
+            inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
             loaded = time.perf_counter()
             spans = self._reader.read(encoded, inputs, cancelled)
             read = time.perf_counter()
-        null_logit = self.bundle.manifest.null_logit
-        candidates = self._candidates(found, spans, probabilities(spans, null_logit))
-        answered = bool(spans) and spans[0].score > null_logit
+        confidence = self._calibration.probabilities([span.score for span in spans])
+        candidates = self._candidates(found, spans, confidence)
+        answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
         if answered:
             sources = [_source(found[spans[0].passage], spans[0])]
         else:

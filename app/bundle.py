@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,13 +98,10 @@ class Bundle:
         except Exception as error:  # the library raises no type of its own
             raise ModelError(f"{self.folder / TOKENIZER} cannot be read ({error}): export the bundle again") from error
 
-    @property
-    def _lower(self) -> InferenceSession:
-        return self._session(LOWER)
-
-    @property
-    def _upper(self) -> InferenceSession:
-        return self._session(UPPER)
+    def run(self, graph: str, outputs: list[str], inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Outputs, by name, of one of the bundle's graphs."""
+        found: list[npt.NDArray[Any]] = self._session(graph).run(outputs, inputs)
+        return found
 
     def _session(self, name: str) -> InferenceSession:
         with self._opening:
@@ -137,19 +134,22 @@ class Bundle:
 
     def encode_passage(self, heading: str, text: str) -> EncodedPassage:
         """Run the lower graph over [CLS] heading [SEP] text [SEP]; keep the text's tokens and the passage code."""
-        cls, sep = self._special
+        before, after = self.surround(heading)
         body = self.tokenize(text).ids
-        head = self._heading(heading)
-        ids = np.array([[cls, *head, sep, *body, sep]], dtype=np.int64)
-        bits, scale, code = self._lower.run(["bits", "scale", "code"], {"ids": ids})
-        first = len(head) + 2
-        last = first + len(body)
+        ids = np.array([[*before, *body, *after]], dtype=np.int64)
+        bits, scale, code = self.run(LOWER, ["bits", "scale", "code"], {"ids": ids})
+        first, last = len(before), len(before) + len(body)
         return EncodedPassage(
             tokens=len(body),
             bits=bits[0, first:last].tobytes(),
             scale=scales_to_bytes(scale[0, first:last]),
             code=pack(code[0]).tobytes(),
         )
+
+    def surround(self, heading: str) -> tuple[list[int], list[int]]:
+        """What stands before and after a passage's tokens: [CLS] heading [SEP], [SEP]."""
+        cls, sep = self._special
+        return [cls, *self._heading(heading), sep], [sep]
 
     def _heading(self, heading: str) -> list[int]:
         """Token ids of a heading path; one that is too long loses levels after the first, then its end."""
@@ -165,21 +165,21 @@ class Bundle:
         cls, sep = self._special
         body = self.tokenizer.encode(question, add_special_tokens=False).ids[: self.manifest.question_tokens]
         ids = np.array([[cls, *body, sep]], dtype=np.int64)
-        states, code = self._lower.run(["states", "code"], {"ids": ids})
+        states, code = self.run(LOWER, ["states", "code"], {"ids": ids})
         return EncodedQuestion(ids, states, code[0])
 
     def span_logits(
         self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: npt.NDArray[np.float16]
     ) -> tuple[Floats, Floats]:
         """One passage's ids, bits (n, m / 8) and scales (n,) -> start and end logits (n,), 0 meaning no answer."""
-        inputs = {
+        inputs: dict[str, npt.NDArray[Any]] = {
             "question_states": question.states,
             "question_ids": question.ids,
             "ids": np.array([ids], dtype=np.int64),
             "bits": bits[None],
             "scale": scale[None],
         }
-        start, end = self._upper.run(["start", "end"], inputs)
+        start, end = self.run(UPPER, ["start", "end"], inputs)
         return start[0], end[0]
 
     @cached_property

@@ -39,6 +39,8 @@ class PassageBits:
     """(n, m / 8)."""
     scale: npt.NDArray[np.float16]
     """(n,)."""
+    heading: str = ""
+    """What the lower encoder saw before the text; read again only by the baselines."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ class ExtractiveReader:
     """Span reader over the upper graph, one passage a thread."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+        self.bundle = bundle
+
+    def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
+        """Start and end logits (n,) of a passage with token ids (n,), relative to no answer."""
+        return self.bundle.span_logits(question, ids, passage.bits, passage.scale)
 
     def read(
         self,
@@ -87,23 +93,16 @@ class ExtractiveReader:
             if cancelled():
                 raise Cancelled
             passage = passages[index]
-            tokens = self._bundle.tokenize(passage.text)
-            start, end = self._bundle.span_logits(question, tokens.ids, passage.bits, passage.scale)
+            tokens = self.bundle.tokenize(passage.text)
+            start, end = self.logits(question, passage, tokens.ids)
             first, last, score = best_span(start, end, blocks(passage.text, tokens.offsets))
             a, b = whole_words(passage.text, tokens.offsets[first][0], tokens.offsets[last][1])
             return Span(index, a, b, score)
 
-        with ThreadPoolExecutor(self._bundle.threads) as pool:
+        with ThreadPoolExecutor(self.bundle.threads) as pool:
             longest_first = sorted(range(len(passages)), key=lambda index: -len(passages[index].scale))
             spans = list(pool.map(one, longest_first))  # so that no thread is left with a long one at the end
         return sorted(spans, key=lambda span: (-span.score, span.passage))
-
-
-def probabilities(spans: Sequence[Span], null_logit: float) -> list[float]:
-    """Probability of each passage's best span against all the others and no answer: together at most 1."""
-    scores = np.array([null_logit, *(span.score for span in spans)])
-    odds = np.exp(scores - scores.max())
-    return [float(p) for p in (odds / odds.sum())[1:]]
 
 
 def best_span(

@@ -1,11 +1,11 @@
 """
 Speed, memory and size over folders of notes.
 
-    python -m benchmarks.speed ~/notes [MORE...] [--unsplit BUNDLE]
+    python -m benchmarks.speed ~/notes [MORE...] [--baselines BUNDLE]
 
 Indexes into a temporary store, indexes again, asks questions cold (a new process each) and warm (p50 of many). With
-`--unsplit`, a bundle made by `btr-export bundle --with-unsplit`, the split reader is timed against the same reader
-without a split: same passages, same process, alternating runs.
+`--baselines`, a bundle made by `btr-export bundle --with-baselines`, the split reader is timed against the full one,
+which reads the passages' text: same passages, same process, alternating runs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from packaging.requirements import Requirement
 
 from app.assistant import Assistant
-from app.bundle import Bundle, EncodedQuestion
+from app.baselines import FullReader
+from app.bundle import Bundle
 from app.places import resolve
 from app.reader import ExtractiveReader, PassageBits
-from store.codec import Bits, Floats
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = (
@@ -91,45 +90,34 @@ def percentiles(seconds: list[float]) -> str:
     return f"{1000 * np.percentile(seconds, 50):.1f} / {1000 * np.percentile(seconds, 95):.1f} ms"
 
 
-class UnsplitBundle(Bundle):
-    """The same weights without a split: every layer runs on question and passage together, at question time."""
-
-    def span_logits(
-        self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: np.ndarray
-    ) -> tuple[Floats, Floats]:
-        inputs = {"question_ids": question.ids, "ids": np.array([ids], dtype=np.int64)}
-        start, end = self._session("unsplit.onnx").run(["start", "end"], inputs)
-        return start[0], end[0]
-
-
-def against_unsplit(assistant: Assistant, unsplit: Path, runs: int = 30) -> None:
-    """The reader with and without a split: same code around the graphs, same 20 real passages, alternating."""
-    bundle, split_times, whole_times = assistant.bundle, [], []
-    split_reader, whole_reader = ExtractiveReader(bundle), ExtractiveReader(UnsplitBundle.open(unsplit))
+def against_full(assistant: Assistant, baselines: Path, runs: int = 30) -> None:
+    """The split reader and the full one: same code around the graphs, same 20 real passages, alternating."""
+    bundle, split_times, full_times = assistant.bundle, [], []
+    split_reader, full_reader = ExtractiveReader(bundle), FullReader(Bundle.open(baselines))
     for run in range(runs):
         question = QUESTIONS[run % len(QUESTIONS)]
         encoded = bundle.encode_question(question)
         hits = assistant._retriever.retrieve(question, encoded.code, 20)
         found = assistant.store.passages([hit.passage_id for hit in hits])
         bits = assistant.store.token_bits([passage.id for passage in found])
-        inputs = [PassageBits(passage.text, *bits[passage.id]) for passage in found]
+        inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
         began = time.perf_counter()
         split_reader.read(bundle.encode_question(question), inputs)
         split_times.append(time.perf_counter() - began)
         began = time.perf_counter()
-        whole_reader.read(encoded, inputs)
-        whole_times.append(time.perf_counter() - began)
+        full_reader.read(encoded, inputs)
+        full_times.append(time.perf_counter() - began)
     row("read 20 passages, split int8, p50 / p95", percentiles(split_times[1:]))
-    row("read 20 passages, unsplit int8, p50 / p95", percentiles(whole_times[1:]))
-    ratios = [whole / split for split, whole in zip(split_times[1:], whole_times[1:], strict=True)]
-    row("split against unsplit, median of paired ratios", f"{statistics.median(ratios):.2f}x faster")
+    row("read 20 passages, full int8, p50 / p95", percentiles(full_times[1:]))
+    ratios = [full / split for split, full in zip(split_times[1:], full_times[1:], strict=True)]
+    row("split against full, median of paired ratios", f"{statistics.median(ratios):.2f}x faster")
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notes", nargs="+")
-    parser.add_argument("--unsplit", type=Path, help="bundle folder that also holds unsplit.onnx")
+    parser.add_argument("--baselines", type=Path, help="bundle folder that also holds the full reader")
     parser.add_argument("--bundle", help="bundle to measure (default: embedded)")
     options = parser.parse_args()
     row("what", "measured")
@@ -159,8 +147,8 @@ def main() -> None:
                     assistant.ask(question)
                     times.append(time.perf_counter() - began)
             row("ask, warm, 20 passages, p50 / p95", percentiles(times[10:]))
-            if options.unsplit:
-                against_unsplit(assistant, options.unsplit)
+            if options.baselines:
+                against_full(assistant, options.baselines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -23,22 +23,38 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from optimum.exporters.onnx import export_models, validate_models_outputs
 from tokenizers import Tokenizer
+from torch import nn
 
 from export.data import MAX_HEADING, MAX_QUESTION, load_tokenizer
 from export.graphs import (
+    FullGraph,
+    FullOnnxConfig,
     GraphConfig,
-    GraphPart,
     LowerGraph,
     LowerOnnxConfig,
-    UnsplitGraph,
-    UnsplitOnnxConfig,
+    SplitLowerGraph,
+    SplitLowerOnnxConfig,
+    SplitUpperGraph,
+    SplitUpperOnnxConfig,
     UpperGraph,
     UpperOnnxConfig,
     vocabulary_tables,
 )
 from export.reader import SplitReader
-from export.train import load_reader
-from store.bundle import FORMAT_VERSION, LOWER, MANIFEST, TOKENIZER, UPPER, Manifest, file_hash, write_manifest
+from export.train import load_full, load_reader
+from store.bundle import (
+    FORMAT_VERSION,
+    FULL,
+    LOWER,
+    MANIFEST,
+    SPLIT_LOWER,
+    SPLIT_UPPER,
+    TOKENIZER,
+    UPPER,
+    Manifest,
+    file_hash,
+    write_manifest,
+)
 from store.codec import pack
 from store.errors import ExportError
 
@@ -64,6 +80,17 @@ PROBES = (
 )
 """Heading, question and passage on which the int8 graphs are held against the float ones."""
 
+
+class Calibration(NamedTuple):
+    """When the program answers, as `btr-assistant calibrate` prints it."""
+
+    null_logit: float
+    temperature: float
+    threshold: float
+
+
+UNCALIBRATED = Calibration(0.0, 1.0, 0.5)
+
 MIN_BIT_AGREEMENT = 0.93
 MIN_CODE_COSINE = 0.97
 MAX_LOGIT_ERROR = 1.0
@@ -71,13 +98,18 @@ MAX_LOGIT_ERROR = 1.0
 
 
 def make_bundle(
-    run: Path, out: Path, name: str, precision: str = "int8", unsplit: bool = False, null_logit: float = 0.0
+    run: Path,
+    out: Path,
+    name: str,
+    precision: str = "int8",
+    baselines: bool = False,
+    calibration: Calibration = UNCALIBRATED,
 ) -> Manifest:
     """
     Export a training run to a bundle folder.
 
-    `precision` is "int8" or "float32"; `null_logit` is what a span must score to be an answer. With `unsplit` the
-    folder also gets `unsplit.onnx` for benchmarks.
+    `precision` is "int8" or "float32"; `calibration` goes into the manifest as it is. With `baselines` the
+    folder also gets the run's full reader and its float split reader, to measure against.
 
     Raises:
         ExportError: If the run cannot be used, the folder exists, or a graph differs from the reader; nothing is
@@ -89,7 +121,7 @@ def make_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        manifest = _export(reader, run, work, name, precision, unsplit, null_logit)
+        manifest = _export(reader, run, work, name, precision, baselines, calibration)
         work.chmod(0o755)
         work.rename(out)
     except BaseException:
@@ -99,16 +131,22 @@ def make_bundle(
 
 
 def _export(
-    reader: SplitReader, run: Path, work: Path, name: str, precision: str, unsplit: bool, null_logit: float
+    reader: SplitReader, run: Path, work: Path, name: str, precision: str, baselines: bool, calibration: Calibration
 ) -> Manifest:
     tables = vocabulary_tables(reader)
-    parts: dict[str, tuple[GraphPart, GraphConfig]] = {
-        "lower": (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
-        "upper": (UpperGraph(reader, tables), UpperOnnxConfig(reader.bert_config)),
-    }
-    if unsplit:
-        parts["unsplit"] = (UnsplitGraph(reader, tables), UnsplitOnnxConfig(reader.bert_config))
     reader.bert_config.btr_bits = reader.binarizer.bits
+    parts: dict[str, tuple[nn.Module, GraphConfig]] = {
+        Path(LOWER).stem: (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
+        Path(UPPER).stem: (UpperGraph(reader, tables), UpperOnnxConfig(reader.bert_config)),
+    }
+    if baselines:
+        full, split = load_full(run / "full"), load_reader(run / "decomposed")
+        tables = vocabulary_tables(split)
+        parts |= {
+            Path(FULL).stem: (FullGraph(full), FullOnnxConfig(full.bert_config)),
+            Path(SPLIT_LOWER).stem: (SplitLowerGraph(split, tables), SplitLowerOnnxConfig(split.bert_config)),
+            Path(SPLIT_UPPER).stem: (SplitUpperGraph(split, tables), SplitUpperOnnxConfig(split.bert_config)),
+        }
     floats = work / "float32"
     floats.mkdir()
     _, outputs = export_models(parts, floats, opset=17)
@@ -130,7 +168,7 @@ def _export(
         parity["int8"] = _parity_graphs(floats, work, tokenizer)
     shutil.rmtree(floats)
     tokenizer.save(str(work / TOKENIZER))
-    manifest = _manifest(reader, run, work, name, precision, parity, null_logit)
+    manifest = _manifest(reader, run, work, name, precision, parity, calibration)
     write_manifest(work, manifest)
     return manifest
 
@@ -222,7 +260,13 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _manifest(
-    reader: SplitReader, run: Path, work: Path, name: str, precision: str, parity: dict[str, Any], null_logit: float
+    reader: SplitReader,
+    run: Path,
+    work: Path,
+    name: str,
+    precision: str,
+    parity: dict[str, Any],
+    calibration: Calibration,
 ) -> Manifest:
     split, config = reader.config, reader.bert_config
     trained = json.loads((run / "train.json").read_text())
@@ -237,10 +281,12 @@ def _manifest(
         bits=reader.binarizer.bits,
         code_bits=split.code_bits,
         binarizer=split.binarizer,
-        passage_tokens=trained["config"]["window"],
+        passage_tokens=trained["recipe"]["data"]["window"],
         question_tokens=MAX_QUESTION,
         heading_tokens=MAX_HEADING,
-        null_logit=null_logit,
+        null_logit=calibration.null_logit,
+        temperature=calibration.temperature,
+        threshold=calibration.threshold,
         files=files,
         licence="Apache-2.0",
         provenance={
@@ -249,7 +295,7 @@ def _manifest(
             "checkpoint": trained["checkpoint"],
             "checkpoint_sha256": trained["sha256"],
             "data": trained["data"],
-            "training": trained["config"],
+            "recipe": trained["recipe"],
             "dev": trained["dev"],
         },
         measured={"parity": parity},

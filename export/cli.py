@@ -22,18 +22,9 @@ def cli() -> None:
 @click.argument("out", type=_FILE)
 @click.option("--train", "files", type=_FILE, multiple=True, required=True, help="JSONL of questions; repeatable.")
 @click.option("--validation", type=_FILE, multiple=True, required=True, help="JSONL of held-out questions; repeatable.")
-@click.option("--steps", default=2600, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
-@click.option("--split-layer", default=4, show_default=True, type=click.IntRange(1), help="Layers below the split.")
-@click.option("--upper-layers", default=2, show_default=True, type=click.IntRange(1), help="Layers above the split.")
-@click.option("--binarizer", default="residual", show_default=True, type=click.Choice(["residual", "sign"]))
-@click.option("--bits", default=192, show_default=True, type=click.IntRange(8), help="Stored bits per token.")
-@click.option(
-    "--match-rank", default=16, show_default=True, type=click.IntRange(0), help="0: no shared-token embedding."
-)
-@click.option("--window", default=144, show_default=True, type=click.IntRange(16, 448), help="Longest passage, tokens.")
-@click.option("--pair-tokens", default=4096, show_default=True, type=click.IntRange(64), help="Tokens a step.")
-@click.option("--lr", default=2e-4, show_default=True, type=float, help="Of the checkpoint's layers.")
-@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--recipe", "recipe_file", type=_FILE, help="TOML with a table per step; without it, the defaults.")
+@click.option("--set", "settings", multiple=True, metavar="TABLE.NAME=VALUE", help="One setting of the recipe.")
+@click.option("--share", type=_FILE, help="A run whose finished steps are used where the recipe is the same.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--eval-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between dev figures.")
 @click.option("--save-every", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints.")
@@ -42,44 +33,26 @@ def train(
     out: Path,
     files: tuple[Path, ...],
     validation: tuple[Path, ...],
-    steps: int,
-    split_layer: int,
-    upper_layers: int,
-    binarizer: str,
-    bits: int,
-    match_rank: int,
-    window: int,
-    pair_tokens: int,
-    lr: float,
-    seed: int,
+    recipe_file: Path | None,
+    settings: tuple[str, ...],
+    share: Path | None,
     device: str,
     eval_every: int,
     save_every: int,
 ) -> None:
-    """Train a split reader from CHECKPOINT (a folder) into the run folder OUT; go on if OUT holds a stopped run.
+    """Train a reader from CHECKPOINT (a folder) into the run folder OUT in three steps; go on if OUT was stopped.
 
     Example: btr-export train all-MiniLM-L6-v2/ runs/first --train train.jsonl.gz --validation validation.jsonl.gz
     """
-    from export.reader import SplitConfig
-    from export.train import TrainConfig
+    from export.recipe import load_recipe
     from export.train import train as run
 
-    split = SplitConfig(
-        split_layer=split_layer, upper_layers=upper_layers, binarizer=binarizer, bits=bits, match_rank=match_rank
-    )
-    config = TrainConfig(steps=steps, window=window, pair_tokens=pair_tokens, lr=lr, seed=seed)
+    recipe = load_recipe(recipe_file, settings)
     figures = run(
-        checkpoint,
-        list(files),
-        list(validation),
-        out,
-        split,
-        config,
-        device,
-        eval_every=eval_every,
-        save_every=save_every,
+        checkpoint, files, validation, out, recipe, device, share, eval_every=eval_every, save_every=save_every
     )
-    click.echo(f"{out}: {figures}")
+    for step, dev in figures.items():
+        click.echo(f"{out / step}: {dev}")
 
 
 @cli.command()
@@ -88,17 +61,24 @@ def train(
 @click.option("--name", default="btr-minilm", show_default=True, help="The bundle's name.")
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["int8", "float32"]))
 @click.option(
-    "--null-logit", default=0.0, show_default=True, type=float, help="What a span must score to be an answer."
+    "--calibration",
+    type=(float, float, float),
+    default=(0.0, 1.0, 0.5),
+    show_default=True,
+    metavar="NULL_LOGIT TEMPERATURE THRESHOLD",
+    help="As btr-assistant calibrate prints it.",
 )
-@click.option("--with-unsplit", is_flag=True, help="Also export the reader without a split, for benchmarks.")
-def bundle(run: Path, out: Path, name: str, precision: str, null_logit: float, with_unsplit: bool) -> None:
+@click.option("--with-baselines", is_flag=True, help="Also export the run's full reader and its float split reader.")
+def bundle(
+    run: Path, out: Path, name: str, precision: str, calibration: tuple[float, float, float], with_baselines: bool
+) -> None:
     """Export the training run RUN to the bundle folder OUT, after checking it against the reader.
 
     Example: btr-export bundle runs/first my-bundle/
     """
-    from export.bundle import make_bundle
+    from export.bundle import Calibration, make_bundle
 
-    manifest = make_bundle(run, out, name, precision, with_unsplit, null_logit)
+    manifest = make_bundle(run, out, name, precision, with_baselines, Calibration(*calibration))
     click.echo(f"{out}: {manifest.fingerprint}, {manifest.measured}")
 
 

@@ -4,7 +4,12 @@ The trained reader as graphs: what exactly crosses into ONNX, and the `OnnxConfi
     lower.onnx   ids (b, n) -> states (b, n, d), bits (b, n, m/8) uint8, scale (b, n), code (b, c)
     upper.onnx   question_states (1, q, d), question_ids (1, q), ids (p, n), bits (p, n, m/8) uint8,
                  scale (p, n) float16 -> start (p, n), end (p, n), relative to each passage's null logit
-    unsplit.onnx question_ids (1, q), ids (p, n) -> start, end: the same reader without a split, to compare with
+
+and, for measuring against, the readers of the steps before (`btr-export bundle --with-baselines`):
+
+    full.onnx         ids (1, t), segments (1, t) -> start (1, t), end (1, t), relative to the first token's
+    split-lower.onnx  ids (b, n) -> states (b, n, d)
+    split-upper.onnx  question_states (1, q, d), question_ids (1, q), ids (p, n), states (p, n, d) -> start, end
 
 Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
 The base W e(id) + c is a table in the upper graph and a product over the word table in the lower one, which has that
@@ -22,6 +27,7 @@ from optimum.utils import DummyInputGenerator, NormalizedConfig
 from torch import Tensor, nn
 
 from export.binarizer import rms
+from export.full import FullReader
 from export.reader import SplitReader, run_layers, shared_tokens
 
 
@@ -81,8 +87,8 @@ class GraphPart(nn.Module):
         shared_p, shared_q = shared_tokens(ids, mask, q_ids)
         q = self.add_match(q.expand(passages, -1, -1), q_ids, shared_q)
         p = self.add_match(p, ids, shared_p)
-        start, end = self.reader.upper(q, q_ids != 0, p, mask)
-        return {"start": start, "end": end}
+        reading = self.reader.upper(q, q_ids != 0, p, mask)
+        return {"start": reading.start, "end": reading.end}
 
 
 class LowerGraph(GraphPart):
@@ -119,22 +125,39 @@ class UpperGraph(GraphPart):
         return self.read(question_states, question_ids, p, ids)
 
 
-class UnsplitGraph(GraphPart):
-    """The same layers run jointly on question and passage: what a reader without a split computes per question."""
+class FullGraph(nn.Module):
+    """The full reader on one joint text."""
 
-    def forward(self, question_ids: Tensor, ids: Tensor) -> dict[str, Tensor]:
-        passages, q = ids.shape[0], question_ids.shape[1]
-        q_ids = question_ids.expand(passages, -1)
-        states = torch.cat([self.embed(q_ids), self.embed(ids)], dim=1)
-        mask = torch.cat([q_ids, ids], dim=1) != 0
-        states = run_layers(self.reader.lower.layers, states, mask)
-        return self.read(states[:, :q], question_ids, states[:, q:], ids)
+    def __init__(self, reader: FullReader) -> None:
+        super().__init__()
+        self.config, self.reader = reader.bert_config, reader
+        self.words = Table(reader.embeddings.word_embeddings.weight.detach())
+
+    def forward(self, ids: Tensor, segments: Tensor) -> dict[str, Tensor]:
+        states = self.reader.embeddings(inputs_embeds=self.words(ids), token_type_ids=segments)
+        logits = self.reader.span(run_layers(self.reader.layers, states, ids != 0))
+        relative = logits - logits[:, :1]
+        return {"start": relative[..., 0], "end": relative[..., 1]}
+
+
+class SplitLowerGraph(GraphPart):
+    """The lower encoder of a split reader without bits."""
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"states": run_layers(self.reader.lower.layers, self.embed(ids), ids != 0)}
+
+
+class SplitUpperGraph(GraphPart):
+    """The upper encoder of a split reader that reads float states (DeFormer)."""
+
+    def forward(self, question_states: Tensor, question_ids: Tensor, ids: Tensor, states: Tensor) -> dict[str, Tensor]:
+        return self.read(question_states, question_ids, states, ids)
 
 
 class _GraphInputs(DummyInputGenerator):
     """Inputs of the right names, shapes and ranges for tracing and validation, seeded."""
 
-    SUPPORTED_INPUT_NAMES = ("question_states", "question_ids", "ids", "bits", "scale")
+    SUPPORTED_INPUT_NAMES = ("question_states", "question_ids", "ids", "segments", "bits", "scale", "states")
 
     def __init__(self, task: str, normalized_config: NormalizedConfig, **shapes: Any) -> None:
         self.config = normalized_config
@@ -144,17 +167,20 @@ class _GraphInputs(DummyInputGenerator):
         self, input_name: str, framework: str = "pt", int_dtype: str = "int64", float_dtype: str = "fp32"
     ) -> Tensor:
         generator = torch.Generator().manual_seed(len(input_name))
-        d, m = self.config.hidden_size, self.config.btr_bits
+        d = self.config.hidden_size
         if input_name in ("ids", "question_ids"):
             rows, length = (self.passages, self.length) if input_name == "ids" else (1, self.question)
             ids = torch.randint(1, self.config.vocab_size, (rows, length), generator=generator)
             if rows > 1:
                 ids[-1, -5:] = 0
             return ids
-        if input_name == "question_states":
-            return torch.randn(1, self.question, d, generator=generator)
+        if input_name == "segments":
+            return torch.ones(self.passages, self.length, dtype=torch.int64)
+        if input_name in ("question_states", "states"):
+            rows, length = (self.passages, self.length) if input_name == "states" else (1, self.question)
+            return torch.randn(rows, length, d, generator=generator)
         if input_name == "bits":
-            size = (self.passages, self.length, m // 8)
+            size = (self.passages, self.length, self.config.btr_bits // 8)
             return torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
         return torch.rand(self.passages, self.length, generator=generator).to(torch.float16)
 
@@ -163,6 +189,7 @@ _AXES: dict[str, dict[int, str]] = {
     "question_states": {1: "question_length"},
     "question_ids": {1: "question_length"},
     "ids": {0: "passages", 1: "passage_length"},
+    "segments": {0: "passages", 1: "passage_length"},
     "bits": {0: "passages", 1: "passage_length"},
     "scale": {0: "passages", 1: "passage_length"},
     "states": {0: "passages", 1: "passage_length"},
@@ -201,6 +228,16 @@ class UpperOnnxConfig(GraphConfig):
     output_names = ("start", "end")
 
 
-class UnsplitOnnxConfig(GraphConfig):
-    input_names = ("question_ids", "ids")
+class FullOnnxConfig(GraphConfig):
+    input_names = ("ids", "segments")
+    output_names = ("start", "end")
+
+
+class SplitLowerOnnxConfig(GraphConfig):
+    input_names = ("ids",)
+    output_names = ("states",)
+
+
+class SplitUpperOnnxConfig(GraphConfig):
+    input_names = ("question_states", "question_ids", "ids", "states")
     output_names = ("start", "end")

@@ -32,6 +32,20 @@ MASKED = -1e4
 """Logit of a padded position: finite, so that float16 and int8 graphs never see an infinity."""
 
 
+@dataclass
+class Reading:
+    """What a reader makes of N question-passage pairs, over the n body tokens of each passage."""
+
+    start: Tensor
+    """(N, n) start logits, relative to the passage's null logit; padded positions are `MASKED`."""
+    end: Tensor
+    """(N, n) end logits, likewise."""
+    states: Tensor
+    """(N, n, d) last hidden states."""
+    attention: Tensor | None = None
+    """(N, n) attention that the question pays to each token, where it was asked for."""
+
+
 @dataclass(frozen=True)
 class SplitConfig:
     """What decides the shape of a split reader."""
@@ -90,20 +104,15 @@ class UpperEncoder(nn.Module):
             return states
         return states + self.match_out(factors * shared[..., None].to(states.dtype))
 
-    def forward(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        Question states q (B, Q, d) and passage states p (B, L, d) -> start and end logits (B, L).
-
-        Logits are relative to the passage's null logit; padded positions are `MASKED`.
-        """
+    def forward(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> Reading:
+        """Question states q (B, Q, d) and passage states p (B, L, d) -> what was read in the passages."""
         states = torch.cat([q, p + self.segment], dim=1)
         mask = torch.cat([q_mask, p_mask], dim=1)
         states = run_layers(self.layers[:-1], states, mask)
         needed = torch.cat([states[:, :1], states[:, q.shape[1] :]], dim=1)  # nobody reads the question's last states
-        logits = self.span(run_last_layer(self.layers[-1], needed, states, mask))
-        relative = logits[:, 1:] - logits[:, :1]
-        relative = torch.where(p_mask[..., None], relative, MASKED)
-        return relative[..., 0], relative[..., 1]
+        states = run_last_layer(self.layers[-1], needed, states, mask)
+        start, end = relative_logits(self.span(states), p_mask)
+        return Reading(start, end, states[:, 1:])
 
 
 class RetrievalHead(nn.Module):
@@ -123,6 +132,7 @@ class SplitReader(nn.Module):
 
     def __init__(self, bert: BertModel, config: SplitConfig) -> None:
         super().__init__()
+        check_split(bert.config, config)
         self.config = config
         self.bert_config: BertConfig = bert.config
         d = bert.config.hidden_size
@@ -136,21 +146,21 @@ class SplitReader(nn.Module):
         """Static word embeddings e(id), (..., d): never trained, so the base stays a table of ids."""
         return self.lower.embeddings.word_embeddings(ids)
 
-    def read(
-        self, h_q: Tensor, q_ids: Tensor, h_p: Tensor, p_ids: Tensor, p_mask: Tensor, binarized: bool
-    ) -> tuple[Tensor, Tensor]:
+    def read(self, h_q: Tensor, q_ids: Tensor, p: Tensor, p_ids: Tensor, p_mask: Tensor) -> Reading:
         """
-        Question states (B, Q, d) and ids (B, Q), passage states (B, L, d), ids and mask (B, L) -> logits (B, L).
+        Question states (B, Q, d) and ids (B, Q), passage states (B, L, d), ids and mask (B, L) -> Reading.
 
-        With `binarized` the passage states go through their signs first.
+        The passage states are the lower encoder's own or, in a binarized reader, those restored from their signs.
         """
-        e_p = self.embed(p_ids)
-        states = self.binarizer(h_p, e_p) if binarized else h_p
         shared_p, shared_q = shared_tokens(p_ids, p_mask, q_ids)
         upper = self.upper
         q = upper.match(h_q, shared_q, upper.match_factors(self.embed(q_ids)))
-        p = upper.match(states, shared_p, upper.match_factors(e_p))
+        p = upper.match(p, shared_p, upper.match_factors(self.embed(p_ids)))
         return upper(q, q_ids != 0, p, p_mask)
+
+    def binarize(self, h: Tensor, ids: Tensor) -> Tensor:
+        """Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales."""
+        return self.binarizer(h, self.embed(ids))
 
     @torch.no_grad()
     def fit_binarizer(self, h: Tensor, ids: Tensor) -> None:
@@ -175,6 +185,12 @@ def shared_tokens(p_ids: Tensor, p_mask: Tensor, q_ids: Tensor) -> tuple[Tensor,
     """Which passage tokens (B, L) stand in the question and which question tokens (B, Q) in the passage."""
     same = (p_ids[:, :, None] == q_ids[:, None, :]) & p_mask[:, :, None]
     return same.any(dim=2), same.any(dim=1)
+
+
+def relative_logits(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Span logits (B, 1 + L, 2), the null option's first -> start and end (B, L) relative to it, `MASKED` padding."""
+    relative = torch.where(mask[..., None], logits[:, 1:] - logits[:, :1], MASKED)
+    return relative[..., 0], relative[..., 1]
 
 
 def run_layers(layers: nn.ModuleList, states: Tensor, mask: Tensor) -> Tensor:
@@ -216,15 +232,14 @@ def load_bert(checkpoint: Path) -> BertModel:
     return bert
 
 
-def build(checkpoint: Path, config: SplitConfig) -> SplitReader:
+def check_split(bert_config: BertConfig, config: SplitConfig) -> None:
     """
-    A split reader initialised from a checkpoint.
+    Refuse what no split reader can be made of.
 
     Raises:
         ExportError: If the split layer or the sizes do not fit the checkpoint.
     """
-    bert = load_bert(checkpoint)
-    depth, d = bert.config.num_hidden_layers, bert.config.hidden_size
+    depth, d = bert_config.num_hidden_layers, bert_config.hidden_size
     if not 1 <= config.split_layer <= depth or not 1 <= config.upper_layers <= depth:
         raise ExportError(
             f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
@@ -232,4 +247,3 @@ def build(checkpoint: Path, config: SplitConfig) -> SplitReader:
         )
     if config.bits % 8 or config.bits > d or (config.binarizer == "sign" and d % 8):
         raise ExportError(f"{config.bits} bits per token: need a multiple of 8 and at most the hidden size {d}")
-    return SplitReader(bert, config)

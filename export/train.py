@@ -1,158 +1,117 @@
 """
-Train a split reader: task loss with shared normalisation, binarizer from `binarize_from` on, retrieval head.
+The three steps of training: full reader, decomposed reader, binarized reader (BTR section 3.2).
 
-One schedule, one run: the first part trains with float states, then the binarizer's constants are fitted on the
-states of that moment and the rest trains through the signs (method: BTR section 3.1, initialise from data). The
-retrieval head learns the sentence embeddings of the untouched checkpoint, rotated so that its signs are even; at the
-end, on the finished lower encoder, it learns to find each question's passage among others, through the signs (BPR).
+Each step is a folder of the run, starts from the reader of the step before and learns from the full reader:
 
-A run is a folder: `last.pt` (everything needed to go on), `log.jsonl`, and the result in `reader.safetensors`,
-`split.json`, `config.json`, `tokenizer.json`, `train.json`. The same command on a folder with a `last.pt` goes on where
-it stopped, on CPU or GPU alike.
+    RUN/full        task
+    RUN/decomposed  task, the full reader's states and logits; the retrieval head learns sentence embeddings
+    RUN/binarized   task, the full reader's logits, recovery of the states; constants fitted on data before
+
+and the run itself ends with the retrieval head's last stage. A step's folder has `last.pt` (everything needed to go
+on), `log.jsonl` and the reader. The same command on a stopped run goes on where it was, on CPU or GPU alike.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
+from transformers import BertConfig, BertModel
 
-from export.binarizer import SignSTE, rms
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
-from export.reader import SplitConfig, SplitReader, build, load_bert, mean_state, run_layers
+from export.full import FullReader, gather
+from export.losses import logit_distillation, recovery_loss, task_loss, token_distillation
+from export.reader import Reading, SplitReader, check_split, load_bert
+from export.recipe import STEPS, Recipe, StepConfig, make_recipe
+from export.retrieval import SentenceTeacher, train_retrieval
 from store.bundle import file_hash
 from store.errors import ExportError
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How long and how hard; what is trained is `SplitConfig`'s."""
-
-    steps: int = 2600
-    pair_tokens: int = 4096
-    window: int = 144
-    negatives: float = 0.1
-    """Share of questions with one more passage, and again of questions with only a wrong one."""
-    lr: float = 2e-4
-    head_lr: float = 1e-3
-    """For what starts from nothing or is fitted: heads, binarizer, shared-token embedding."""
-    warmup: float = 0.03
-    weight_decay: float = 0.01
-    binarize_from: float = 0.6
-    """Share of the steps after which passages are read through their signs."""
-    teacher_every: int = 3
-    """Distil the sentence embeddings at every n-th step."""
-    retrieval_passages: int = 6000
-    """Passages, with their questions, for the retrieval head's last stage."""
-    retrieval_epochs: int = 30
-    seed: int = 0
-
-
-def task_loss(batch: Batch, start: Tensor, end: Tensor) -> Tensor:
-    """
-    Cross-entropy of start and end over all tokens of a question's passages and the null option (logit 0).
-
-    Logits (N, n) are relative to each passage's null logit, so they add up over passages.
-    """
-    total = torch.zeros((), device=start.device)
-    questions = batch.gold_pair.shape[0]
-    answered = batch.gold_pair >= 0
-    gold = batch.gold_pair.clamp(min=0)
-    for logits, target in ((start, batch.start), (end, batch.end)):
-        per_pair = torch.logsumexp(logits.float(), dim=1)
-        table = per_pair.new_full((questions, 3), -1e4)
-        table[:, 2] = 0.0
-        table = table.index_put((batch.pair_question, batch.slot), per_pair)
-        at = target.clamp(max=logits.shape[1] - 1)
-        right = torch.where(answered, logits.float()[gold, at], 0.0)
-        total = total + (torch.logsumexp(table, dim=1) - right).mean()
-    return total / 2
+AnyReader = FullReader | SplitReader
 
 
 def body_states(h: Tensor, batch: Batch) -> Tensor:
     """Lower states (P, L, d) -> those of the body alone (P, n, d)."""
     at = batch.body_start[:, None] + torch.arange(batch.body_ids.shape[1], device=h.device)[None]
-    at = at.clamp(max=h.shape[1] - 1)
-    return torch.gather(h, 1, at[..., None].expand(-1, -1, h.shape[2]))
+    return gather(h, at.clamp(max=h.shape[1] - 1))
 
 
-def read_batch(reader: SplitReader, batch: Batch, binarized: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One batch -> start and end logits (N, n), lower states of passages (P, L, d) and questions (Q, q, d)."""
+def read_full(reader: FullReader, batch: Batch, attention: bool = False) -> Reading:
+    """What the full reader makes of a batch's pairs."""
+    q, p = batch.pair_question, batch.pair_passage
+    return reader(batch.question_ids[q], batch.passage_ids[p], batch.body_start[p], batch.body_mask[p], attention)
+
+
+def read_split(
+    reader: SplitReader, batch: Batch, binarized: bool
+) -> tuple[Reading, Tensor, Tensor, Tensor, Tensor | None]:
+    """Reading of a batch's pairs, lower states of passages and questions, body states, restored ones if binarized."""
     h_p = reader.lower(batch.passage_ids, batch.passage_ids != 0)
     h_q = reader.lower(batch.question_ids, batch.question_ids != 0)
     bodies = body_states(h_p, batch)
-    start, end = reader.read(
-        h_q[batch.pair_question],
-        batch.question_ids[batch.pair_question],
-        bodies[batch.pair_passage],
-        batch.body_ids[batch.pair_passage],
-        batch.body_mask[batch.pair_passage],
-        binarized,
-    )
-    return start, end, h_p, h_q
+    restored = reader.binarize(bodies, batch.body_ids) if binarized else None
+    q, p = batch.pair_question, batch.pair_passage
+    states = bodies if restored is None else restored
+    reading = reader.read(h_q[q], batch.question_ids[q], states[p], batch.body_ids[p], batch.body_mask[p])
+    return reading, h_p, h_q, bodies, restored
 
 
 class Trainer:
-    """A run: its reader, optimiser, position, and the folder that holds them."""
+    """One step of a run: its reader, its teachers, optimiser, position, and the folder that holds them."""
 
     def __init__(
-        self, checkpoint: Path, out: Path, split: SplitConfig, config: TrainConfig, device: str, data: list[str]
+        self,
+        folder: Path,
+        step: str,
+        reader: AnyReader,
+        full: FullReader | None,
+        sentences: SentenceTeacher | None,
+        recipe: Recipe,
+        inputs: dict[str, Any],
+        device: torch.device,
     ) -> None:
-        self.out, self.config, self.device = out, config, torch.device(device)
-        self.checkpoint = checkpoint
-        self.inputs = {
-            "checkpoint": checkpoint.resolve().name,
-            "sha256": file_hash(checkpoint / "model.safetensors"),
-            "data": data,
-        }
-        self.reader = build(checkpoint, split).to(self.device)
-        teacher = load_bert(checkpoint)
-        self.teacher = teacher.to(self.device).eval().requires_grad_(False)
-        generator = torch.Generator().manual_seed(config.seed)
-        d, c = teacher.config.hidden_size, split.code_bits
-        self.rotation = torch.linalg.qr(torch.randn(max(d, c), max(d, c), generator=generator))[0][:d, :c]
-        self.rotation = self.rotation.to(self.device)
-        fresh = [p for n, p in self.reader.named_parameters() if p.requires_grad and self._is_fresh(n)]
-        old = [p for n, p in self.reader.named_parameters() if p.requires_grad and not self._is_fresh(n)]
-        groups = [{"params": old, "lr": config.lr}, {"params": fresh, "lr": config.head_lr}]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+        self.folder, self.name, self.recipe, self.inputs, self.device = folder, step, recipe, inputs, device
+        self.config: StepConfig = recipe.step(step)
+        self.reader = reader.to(device)
+        self.full = full.to(device).eval().requires_grad_(False) if full is not None else None
+        self.sentences = sentences
+        named = [(n, p) for n, p in reader.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for n, p in named if not _is_fresh(n)], "lr": self.config.lr},
+            {"params": [p for n, p in named if _is_fresh(n)], "lr": self.config.head_lr},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step = 0
-        self.binarized = False
-        self.retrieves = False
-        """Whether the retrieval head has had its last stage."""
-
-    @staticmethod
-    def _is_fresh(name: str) -> bool:
-        return not name.startswith(("lower.", "upper.layers."))
+        self.seconds = 0.0
+        """Wall time of the training steps so far."""
 
     def _rate(self, step: int) -> float:
         warm = max(1, int(self.config.steps * self.config.warmup))
         return min((step + 1) / warm, max(0.0, (self.config.steps - step) / max(1, self.config.steps - warm)))
 
-    def resume(self) -> None:
-        """Go on from the folder's last checkpoint, if there is one."""
-        last = self.out / "last.pt"
+    def resume(self) -> bool:
+        """Go on from the folder's last checkpoint; false where there is none."""
+        last = self.folder / "last.pt"
         if not last.is_file():
-            return
+            return False
         state = torch.load(last, map_location=self.device, weights_only=True)
-        theirs = {**state["config"], "steps": self.config.steps}  # a run may be made longer or shorter
-        ours = (asdict(self.config), self.reader.config.to_json(), self.inputs)
-        if (theirs, state["split"], state["inputs"]) != ours:
-            raise ExportError(f"{last} was made with other options or data: give another folder, or the same ones")
+        if (state["recipe"], state["inputs"]) != (self.recipe.upto(self.name), self.inputs):
+            raise ExportError(f"{last} was made with another recipe or data: give another folder, or the same ones")
         self.reader.load_state_dict(state["reader"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.binarized, self.retrieves = state["step"], state["binarized"], state["retrieves"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        return True
 
     def save(self) -> None:
         """Write the checkpoint and the reader, each in one replace: a kill leaves the previous ones."""
@@ -161,47 +120,55 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "step": self.step,
-            "binarized": self.binarized,
-            "retrieves": self.retrieves,
-            "config": asdict(self.config),
-            "split": self.reader.config.to_json(),
+            "seconds": self.seconds,
+            "recipe": self.recipe.upto(self.name),
             "inputs": self.inputs,
         }
-        torch.save(state, self.out / "last.pt.new")
-        (self.out / "last.pt.new").replace(self.out / "last.pt")
-        save_reader(self.reader, self.checkpoint, self.out)
+        torch.save(state, self.folder / "last.pt.new")
+        (self.folder / "last.pt.new").replace(self.folder / "last.pt")
+        save_reader(self.reader, self.folder)
 
-    def run(self, train: list[Passage], dev: list[Passage], eval_every: int, save_every: int) -> dict[str, float]:
-        """Train to the last step; returns the last dev figures."""
+    def run(self, train: Sequence[Passage], dev: Sequence[Passage], eval_every: int, save_every: int) -> None:
+        """Train to the last step and write the step's record."""
         config = self.config
+        if not self.resume() and self.name == "binarized":
+            self._fit_binarizer(train)
         figures: dict[str, float] = {}
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05, disable=None)
-        mean = 0.0
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05, disable=None, desc=self.name)
+        mean: dict[str, float] = {}
         for batch in self._batches(train):
-            if not self.binarized and self.step >= config.binarize_from * config.steps:
-                self._fit_binarizer(train)
-            loss = self._step(batch)
-            mean = loss if not mean else 0.98 * mean + 0.02 * loss
+            began = time.monotonic()
+            losses = self._step(batch)
+            self.seconds += time.monotonic() - began
+            mean |= {name: 0.98 * mean.get(name, value) + 0.02 * value for name, value in losses.items()}
             bar.update()
-            bar.set_postfix(loss=f"{mean:.3f}", bits="on" if self.binarized else "off")
+            bar.set_postfix({name: f"{value:.3f}" for name, value in mean.items()})
             if self.step % eval_every == 0 or self.step == config.steps:
-                figures = evaluate(self.reader, dev, self.binarized, self.device)
-                self._log({"step": self.step, "loss": round(mean, 4), "bits": self.binarized, **figures})
-                tqdm.write(f"step {self.step}: loss {mean:.3f}, dev {figures}")
+                figures = self._evaluate(dev)
+                rounded = {name: round(value, 4) for name, value in mean.items()}
+                self._log({"step": self.step, "seconds": round(self.seconds), **rounded, **figures})
             if self.step % save_every == 0 or self.step == config.steps:
                 self.save()
         bar.close()
-        if not self.retrieves:
-            train_retrieval(self.reader, train, self.config, self.device)
-            self.retrieves = True
-            self.save()
-        return figures or evaluate(self.reader, dev, self.binarized, self.device)
+        figures = figures or self._evaluate(dev)
+        record = {
+            **self.inputs,
+            "recipe": self.recipe.upto(self.name),
+            "seconds": round(self.seconds),
+            "dev": {"passages": len(dev), **figures},
+        }
+        (self.folder / "train.json").write_text(json.dumps(record, indent=2) + "\n")
 
-    def _batches(self, train: list[Passage]) -> Iterator[Batch]:
-        """Batches from the run's own position on, epoch after epoch, up to the last step."""
+    def _evaluate(self, dev: Sequence[Passage]) -> dict[str, float]:
+        return evaluate(self.reader, dev, self.name == "binarized", self.device)
+
+    def _batches(self, train: Sequence[Passage]) -> Iterator[Batch]:
+        """Batches from the step's own position on, epoch after epoch, up to its last."""
+        data = self.recipe.data
         epoch, seen = 0, 0
         while True:
-            for batch in batches(train, self.config.pair_tokens, self.config.negatives, self.config.seed + epoch):
+            seed = data.seed + 1000 * STEPS.index(self.name) + epoch
+            for batch in batches(train, data.pair_tokens, data.negatives, seed):
                 seen += 1
                 if seen <= self.step:
                     continue
@@ -210,32 +177,51 @@ class Trainer:
                 yield to_device(batch, self.device)
             epoch += 1
 
-    def _step(self, batch: Batch) -> float:
+    def _step(self, batch: Batch) -> dict[str, float]:
         self.reader.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=_fast_bfloat16(self.device)):
-            start, end, h_p, h_q = read_batch(self.reader, batch, self.binarized)
-            loss = task_loss(batch, start, end)
-            if self.step % self.config.teacher_every == 0:
-                for h, ids in ((h_p, batch.passage_ids), (h_q, batch.question_ids)):
-                    loss = loss + self._retrieval_loss(h, ids)
+            losses = self._losses(batch)
+            loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
         self.optimizer.step()
         self.scheduler.step()
         self.step += 1
-        return float(loss.detach())
+        return {name: float(value.detach()) for name, value in losses.items()}
 
-    def _retrieval_loss(self, h: Tensor, ids: Tensor) -> Tensor:
-        """1 - cosine between the code before its signs and the rotated sentence embedding of the checkpoint."""
-        with torch.no_grad():
-            target = sentence_embedding(self.teacher, ids) @ self.rotation
-        return (1 - F.cosine_similarity(self.reader.retrieval(h, ids != 0).float(), target.float())).mean()
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The step's losses by name, each times its weight."""
+        config = self.config
+        if isinstance(self.reader, FullReader):
+            return {"task": task_loss(batch, read_full(self.reader, batch))}
+        reading, h_p, h_q, bodies, restored = read_split(self.reader, batch, self.name == "binarized")
+        losses = {"task": task_loss(batch, reading)}
+        if self.full is not None and (config.tokens or config.logits):
+            with torch.no_grad():
+                teacher = read_full(self.full, batch, attention=bool(config.tokens))
+            mask = batch.body_mask[batch.pair_passage]
+            if config.tokens:
+                losses["tokens"] = config.tokens * token_distillation(reading, teacher, mask, config.share)
+            if config.logits:
+                losses["logits"] = config.logits * logit_distillation(reading, teacher, config.temperature)
+        if restored is not None and config.recovery:
+            losses["recovery"] = config.recovery * recovery_loss(bodies, restored, batch.body_mask)
+        if self.sentences is not None and config.sentences and self.step % config.sentences_every == 0:
+            pairs = ((h_p, batch.passage_ids), (h_q, batch.question_ids))
+            losses["sentences"] = (
+                config.sentences
+                * torch.stack([self.sentences.loss(self.reader.retrieval(h, ids != 0), ids) for h, ids in pairs]).sum()
+            )
+        return losses
 
     @torch.no_grad()
-    def _fit_binarizer(self, train: list[Passage], tokens: int = 200_000) -> None:
+    def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 200_000) -> None:
+        """Fit the binarizer's constants on the decomposed reader's states."""
+        assert isinstance(self.reader, SplitReader)
         states, ids, seen = [], [], 0
-        for batch in batches(train, self.config.pair_tokens, 0.0, self.config.seed + 1000):
+        data = self.recipe.data
+        for batch in batches(train, data.pair_tokens, 0.0, data.seed + 500):
             batch = to_device(batch, self.device)
             h = body_states(self.reader.lower(batch.passage_ids, batch.passage_ids != 0), batch)
             states.append(h[batch.body_mask].float().cpu())
@@ -245,11 +231,15 @@ class Trainer:
                 break
         self.reader.cpu().fit_binarizer(torch.cat(states), torch.cat(ids))
         self.reader.to(self.device)
-        self.binarized = True
 
     def _log(self, row: dict[str, Any]) -> None:
-        with (self.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps({**row, "time": round(time.time())}) + "\n")
+        tqdm.write(f"{self.name}: {row}")
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+
+
+def _is_fresh(name: str) -> bool:
+    return not name.startswith(("lower.", "upper.layers.", "embeddings.", "layers."))
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
@@ -257,15 +247,8 @@ def _fast_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def sentence_embedding(bert: torch.nn.Module, ids: Tensor) -> Tensor:
-    """Mean of the last states, normalised, (B, L) -> (B, d): what sentence-transformers computes."""
-    mask = ids != 0
-    h = run_layers(bert.encoder.layer, bert.embeddings(input_ids=ids), mask)  # type: ignore[arg-type,operator,union-attr]
-    return F.normalize(mean_state(h, mask), dim=-1)
-
-
 @torch.no_grad()
-def evaluate(reader: SplitReader, dev: list[Passage], binarized: bool, device: torch.device) -> dict[str, float]:
+def evaluate(reader: AnyReader, dev: Sequence[Passage], binarized: bool, device: torch.device) -> dict[str, float]:
     """
     Token-level exact match and F1 of the best span in the gold passage, on passages held out.
 
@@ -275,11 +258,14 @@ def evaluate(reader: SplitReader, dev: list[Passage], binarized: bool, device: t
     exact = overlap = count = 0.0
     for batch in batches(dev, 8192, 0.0, 0):
         batch = to_device(batch, device)
-        start, end, _, _ = read_batch(reader, batch, binarized)
-        scores = start[:, :, None] + end[:, None, :]
+        if isinstance(reader, FullReader):
+            reading = read_full(reader, batch)
+        else:
+            reading = read_split(reader, batch, binarized)[0]
+        scores = reading.start[:, :, None] + reading.end[:, None, :]
         spans = torch.ones_like(scores[0], dtype=torch.bool).triu().tril(29)
         best = torch.where(spans, scores, -1e9).flatten(1).argmax(1)
-        width = start.shape[1]
+        width = reading.start.shape[1]
         for s, e, a, b in zip(best // width, best % width, batch.start, batch.end, strict=True):
             common = max(0, int(min(e, b) - max(s, a)) + 1)
             overlap += 2 * common / int((e - s + 1) + (b - a + 1))
@@ -288,110 +274,148 @@ def evaluate(reader: SplitReader, dev: list[Passage], binarized: bool, device: t
     return {"em": round(100 * exact / count, 2), "f1": round(100 * overlap / count, 2)}
 
 
-def train_retrieval(reader: SplitReader, train: list[Passage], config: TrainConfig, device: torch.device) -> None:
-    """
-    Teach the retrieval head alone to find each question's passage among a few hundred others.
-
-    The lower encoder is finished, so each text is encoded once; the loss is cross-entropy over the passages of a batch,
-    float question code against signs of the passage code (BPR), as the program will score them.
-    """
-    reader.eval()
-    pooled_p, pooled_q, owner = [], [], []
-    seen = 0
-    with torch.no_grad():
-        for batch in batches(train, 4 * config.pair_tokens, 0.0, config.seed):
-            batch = to_device(batch, device)
-            for ids, pooled in ((batch.passage_ids, pooled_p), (batch.question_ids, pooled_q)):
-                pooled.append(mean_state(reader.lower(ids, ids != 0), ids != 0))
-            owner.append(batch.pair_passage + seen)
-            seen += len(batch.passage_ids)
-            if seen >= config.retrieval_passages:
-                break
-    p, q, own = torch.cat(pooled_p), torch.cat(pooled_q), torch.cat(owner)
-    head = reader.retrieval.dense
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.head_lr, weight_decay=config.weight_decay)
-    generator = torch.Generator().manual_seed(config.seed)
-    for _ in tqdm(range(config.retrieval_epochs), unit="epoch", desc="retrieval", disable=None):
-        for chosen in torch.randperm(len(q), generator=generator).split(256):
-            chosen = chosen.to(device)
-            passages, target = torch.unique(own[chosen], return_inverse=True)
-            code = head(p[passages])
-            signs = SignSTE.apply(code / rms(code))
-            similarity = F.normalize(head(q[chosen]), dim=-1) @ signs.T  # up to sqrt(c), about 20
-            loss = F.cross_entropy(similarity, target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch on another device."""
     return Batch(**{name: value.to(device) for name, value in vars(batch).items()})
 
 
-def save_reader(reader: SplitReader, checkpoint: Path, out: Path) -> None:
-    """Write `reader.safetensors`, `split.json`, `config.json` and `tokenizer.json`: what `load_reader` needs."""
+def save_reader(reader: AnyReader, folder: Path) -> None:
+    """Write `reader.safetensors`, `config.json` and, of a split reader, `split.json`: what `load_reader` needs."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in reader.state_dict().items()}
-    save_file(tensors, out / "reader.safetensors.new")
-    (out / "reader.safetensors.new").replace(out / "reader.safetensors")
-    (out / "split.json").write_text(json.dumps(reader.config.to_json(), indent=2) + "\n")
-    (out / "config.json").write_text(reader.bert_config.to_json_string())
-    (out / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
+    save_file(tensors, folder / "reader.safetensors.new")
+    (folder / "reader.safetensors.new").replace(folder / "reader.safetensors")
+    (folder / "config.json").write_text(reader.bert_config.to_json_string())
+    if isinstance(reader, SplitReader):
+        (folder / "split.json").write_text(json.dumps(reader.config.to_json(), indent=2) + "\n")
 
 
-def load_reader(run: Path) -> SplitReader:
-    """
-    The trained reader of a run folder.
-
-    Raises:
-        ExportError: If the folder is not a training run.
-    """
-    from transformers import BertConfig, BertModel
-
-    if not (run / "train.json").is_file():
-        raise ExportError(f"{run} holds no finished run: give the same `btr-export train` command until it ends")
-    config = BertConfig.from_json_file(run / "config.json")
+def _empty_bert(folder: Path) -> BertModel:
+    if not (folder / "train.json").is_file():
+        raise ExportError(f"{folder} holds no finished run: give the same `btr-export train` command until it ends")
+    config = BertConfig.from_json_file(folder / "config.json")
     config._attn_implementation = "sdpa"
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    reader = SplitReader(BertModel(config), SplitConfig(**json.loads((run / "split.json").read_text())))
-    reader.load_state_dict(load_file(run / "reader.safetensors"))
+    return BertModel(config)
+
+
+def load_reader(folder: Path) -> SplitReader:
+    """
+    The split reader of a finished run, or of its decomposed step.
+
+    Raises:
+        ExportError: If the folder holds no finished training.
+    """
+    bert = _empty_bert(folder)
+    split = make_recipe({"split": json.loads((folder / "split.json").read_text())}, str(folder / "split.json")).split
+    reader = SplitReader(bert, split)
+    reader.load_state_dict(load_file(folder / "reader.safetensors"))
     return reader.eval()
+
+
+def load_full(folder: Path) -> FullReader:
+    """
+    The full reader of a run's first step.
+
+    Raises:
+        ExportError: If the folder holds no finished training.
+    """
+    reader = FullReader(_empty_bert(folder))
+    reader.load_state_dict(load_file(folder / "reader.safetensors"))
+    return reader.eval()
+
+
+def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe) -> AnyReader:
+    """The reader that a step starts from: the one of the step before, or the checkpoint."""
+    bert = load_bert(checkpoint)
+    if step == "full":
+        return FullReader(bert)
+    if step == "binarized" and recipe.decomposed.steps:
+        reader = SplitReader(bert, recipe.split)
+        before = load_file(out / "decomposed" / "reader.safetensors")
+        shapes = {name: value.shape for name, value in reader.state_dict().items()}
+        kept = {n: v for n, v in before.items() if shapes.get(n) == v.shape and not n.startswith("binarizer.")}
+        reader.load_state_dict({**reader.state_dict(), **kept})
+        return reader
+    if not recipe.full.steps:
+        return SplitReader(bert, recipe.split)
+    full = load_full(out / "full")
+    bert.embeddings.load_state_dict(full.embeddings.state_dict())
+    bert.encoder.layer.load_state_dict(full.layers.state_dict())
+    reader = SplitReader(bert, recipe.split)
+    reader.upper.span.load_state_dict(full.span.state_dict())
+    return reader
 
 
 def train(
     checkpoint: Path,
-    files: list[Path],
-    validation: list[Path],
+    files: Sequence[Path],
+    validation: Sequence[Path],
     out: Path,
-    split: SplitConfig,
-    config: TrainConfig,
+    recipe: Recipe,
     device: str = "cpu",
+    share: Path | None = None,
     dev_passages: int = 200,
-    eval_every: int = 250,
-    save_every: int = 250,
-) -> dict[str, float]:
+    eval_every: int = 200,
+    save_every: int = 100,
+) -> dict[str, Any]:
     """
-    Train a split reader from a checkpoint folder into a run folder; goes on where a stopped run was.
+    Train a reader from a checkpoint folder into a run folder by the recipe; goes on where a stopped run was.
+
+    Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
+
+    Returns:
+        The dev figures of each step.
 
     Raises:
-        ExportError: If an input cannot be used, or the folder holds a run with other options.
+        ExportError: If an input cannot be used, or the folder holds a run by another recipe or of other data.
     """
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (checkpoint / name).is_file():
             raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
-    torch.manual_seed(config.seed)
+    check_split(load_bert(checkpoint).config, recipe.split)
+    torch.manual_seed(recipe.data.seed)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(checkpoint)
-    trainer = Trainer(checkpoint, out, split, config, device, [path.name for path in files])
-    trainer.resume()
-    train_set = load_passages(files, tokenizer, config.window)
-    dev_set = load_passages(validation, tokenizer, config.window)
+    train_set = load_passages(files, tokenizer, recipe.data.window)
+    dev_set = load_passages(validation, tokenizer, recipe.data.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
-    figures = trainer.run(train_set, dev_set, eval_every, save_every)
-    record = {
-        **trainer.inputs,
-        "config": asdict(config),
-        "dev": {"passages": len(dev_set), **figures},
+    inputs = {
+        "checkpoint": checkpoint.resolve().name,
+        "sha256": file_hash(checkpoint / "model.safetensors"),
+        "data": [path.name for path in files],
     }
-    (out / "train.json").write_text(json.dumps(record, indent=2) + "\n")
+    where = torch.device(device)
+    sentences = SentenceTeacher(load_bert(checkpoint).to(where), recipe.split.code_bits, recipe.data.seed)
+    figures = {}
+    last: Path | None = None
+    for step in STEPS:
+        if not recipe.step(step).steps:
+            continue
+        last = folder = out / step
+        if share is not None and not folder.exists() and _finished(share / step, recipe.upto(step), inputs):
+            folder.symlink_to((share / step).resolve())
+        if not _finished(folder, recipe.upto(step), inputs):
+            folder.mkdir(exist_ok=True)
+            full = load_full(out / "full") if step != "full" and recipe.full.steps else None
+            reader = _start(step, checkpoint, out, recipe)
+            trainer = Trainer(folder, step, reader, full, sentences, recipe, inputs, where)
+            trainer.run(train_set, dev_set, eval_every, save_every)
+        figures[step] = json.loads((folder / "train.json").read_text())["dev"]
+    if last is None or last.name == "full":
+        return figures
+    if not _finished(out, asdict(recipe), inputs):
+        reader = load_reader(last)
+        train_retrieval(reader, train_set, recipe, where)
+        save_reader(reader, out)
+        shutil.copyfile(checkpoint / "tokenizer.json", out / "tokenizer.json")
+        record = {**inputs, "recipe": asdict(recipe), "dev": figures}
+        (out / "train.json").write_text(json.dumps(record, indent=2) + "\n")
     return figures
+
+
+def _finished(folder: Path, recipe: dict[str, Any], inputs: dict[str, Any]) -> bool:
+    """Whether a step's folder, or a run's, is complete and by this recipe from these inputs."""
+    if not (folder / "train.json").is_file():
+        return False
+    record = json.loads((folder / "train.json").read_text())
+    return record["recipe"] == recipe and all(record[name] == value for name, value in inputs.items())

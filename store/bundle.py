@@ -16,9 +16,11 @@ from typing import Any
 
 from store.errors import ModelError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER, LOWER, UPPER = "tokenizer.json", "lower.onnx", "upper.onnx"
+FULL, SPLIT_LOWER, SPLIT_UPPER = "full.onnx", "split-lower.onnx", "split-upper.onnx"
+"""The readers to measure against, in bundles that were made with them."""
 DECIDES_STORED_BITS = (
     "reader",
     "hidden_size",
@@ -62,7 +64,11 @@ class Manifest:
     heading_tokens: int
     """Heading tokens that the lower graph sees before a passage."""
     null_logit: float
-    """Added to the score of "not in your notes" when answers are ranked."""
+    """Score of "not in your notes" when answers are ranked."""
+    temperature: float
+    """Scores are divided by it before they become a confidence."""
+    threshold: float
+    """Smallest confidence that is given as an answer."""
     files: Mapping[str, str]
     """File name -> sha256."""
     licence: str
@@ -114,8 +120,11 @@ def read_manifest(folder: Path) -> Manifest:
             raise ModelError(f"{path} says {name} is {value!r}, not a positive number: export the bundle again")
     if not isinstance(manifest.files, dict) or not {TOKENIZER, LOWER, UPPER} <= set(manifest.files):
         raise ModelError(f"{path} does not list the files of a bundle: export the bundle again")
-    if type(manifest.null_logit) not in (int, float) or not isinstance(manifest.name, str):
-        raise ModelError(f"{path} has a null_logit or a name of the wrong type: export the bundle again")
+    numbers = (manifest.null_logit, manifest.temperature, manifest.threshold)
+    if any(type(number) not in (int, float) for number in numbers) or manifest.temperature <= 0:
+        raise ModelError(f"{path} has a null_logit, temperature or threshold that is none: export the bundle again")
+    if not isinstance(manifest.name, str):
+        raise ModelError(f"{path} has a name that is no text: export the bundle again")
     if manifest.reader not in READERS or manifest.bits % 8 or manifest.code_bits % 8:
         raise ModelError(f"{path} describes a reader that this version cannot run: export the bundle again")
     return manifest

@@ -301,6 +301,14 @@ class TokenStore:
         with self._transaction():
             self._connection.executemany("DELETE FROM failures WHERE path = ?", [(path,) for path in paths])
 
+    def put_setting(self, key: str, value: str | None) -> None:
+        """Keep a value with the store; None removes it."""
+        with self._transaction():
+            if value is None:
+                self._connection.execute("DELETE FROM settings WHERE key = ?", (key,))
+            else:
+                self._connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """The one door for writing: all of it or nothing."""

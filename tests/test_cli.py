@@ -749,3 +749,84 @@ def stored(path: Path) -> int:
         return int(rows(path, "SELECT COUNT(*) FROM documents")[0][0])
     except sqlite3.OperationalError:
         return 0
+
+
+# measuring
+
+
+def questions_file(folder: Path, *, count: int = 4) -> Path:
+    """Questions on the sample notes, with their answers."""
+    rows = [
+        {"question": QUESTION, "answers": ["14 March 2024"]},
+        {"question": "Which port does the staging database listen on?", "answers": ["5433", "port 5433"]},
+        {"question": NOT_IN_NOTES, "answers": [], "is_impossible": True},
+        {"question": "What is my passport number?", "answers": []},
+    ]
+    path = folder / "questions.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows[:count]))
+    return path
+
+
+def test_eval_prints_the_figures_and_json_has_the_documented_shape(run: Run, sample: Places, tmp_path: Path) -> None:
+    path = questions_file(tmp_path)
+    outcome = run("--store", sample.store, "eval", path, "--open")
+    assert outcome.code == 0
+    assert outcome.out.startswith("binarized  2 questions, EM 100.0, F1 100.0, p50 / p95 ")
+    assert "recall @1 100.0%, @5 100.0%, @20 100.0%, MRR 1.000" in outcome.out
+    outcome = run("--store", sample.store, "eval", path, "--open", "--json")
+    figures = json.loads(outcome.out)
+    assert typed(figures) == {
+        "schema_version": "int", "reader": "str", "questions": "int", "em": "float", "f1": "float",
+        "recall_at_k": {"1": "float", "5": "float", "20": "float"}, "mrr": "float",
+        "abstention": {
+            "threshold": "float", "precision": "float", "recall": "float", "answered": "float", "auroc": "float"
+        },
+        "coverage": [{"coverage": "float", "risk": "float", "confidence": "float"}],
+        "ms_per_question": {"p50": "float", "p95": "float"},
+    }  # fmt: skip
+
+
+def test_eval_refuses_what_cannot_be_measured(run: Run, sample: Places, tmp_path: Path) -> None:
+    path = questions_file(tmp_path)
+    refused(run("--store", sample.store, "eval", path), 2, "has no context to read", "--open")
+    refused(run("--store", sample.store, "eval", path, "--without"), 2, "--without needs --open")
+    refused(run("--store", sample.store, "eval", tmp_path / "none.jsonl"), 2, "cannot be read")
+    refused(run("--store", sample.store, "eval", path, "--open", "--reader", "full"), 4, "--with-baselines")
+    refused(run("eval", path, "--open"), 3, "index")
+
+
+def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, sample: Places, tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    shutil.copy(sample.store, store)
+    path = questions_file(tmp_path)
+    before = rows(store, "SELECT key, value FROM settings ORDER BY key")
+    outcome = run("--store", store, "calibrate", path, "--dry-run")
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["null_logit", "temperature", "threshold"]
+    assert rows(store, "SELECT key, value FROM settings ORDER BY key") == before
+    assert run("--store", store, "calibrate", path).out == outcome.out
+    kept = dict(rows(store, "SELECT key, value FROM settings"))["calibration"]
+    assert [f"{value:g}" for value in json.loads(kept).values()] == [
+        line.split()[1] for line in outcome.out.splitlines()
+    ]
+    assert run("--store", store, "ask", QUESTION).code == 0
+    execute(
+        """UPDATE settings SET value = '{"null_logit": 99, "temperature": 1, "threshold": 0.5}'
+            WHERE key = 'calibration'""",
+        store,
+    )
+    assert run("--store", store, "ask", QUESTION).code == 1
+    execute("UPDATE settings SET value = 'x' WHERE key = 'calibration'", store)
+    refused(run("--store", store, "ask", QUESTION), 3, "calibrate --reset")
+    assert run("--store", store, "calibrate", "--reset").code == 0
+    assert rows(store, "SELECT key, value FROM settings ORDER BY key") == before
+
+
+def test_calibrate_needs_questions_of_both_kinds(run: Run, sample: Places, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"question": NOT_IN_NOTES, "answers": []}))
+    refused(
+        run("--store", sample.store, "calibrate", path, "--dry-run"), 2, "answered right and questions that are not"
+    )
+    refused(run("--store", sample.store, "calibrate"), 2, "--reset")
+    refused(run("--store", sample.store, "calibrate", path, "--reset"), 2, "--reset")

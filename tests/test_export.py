@@ -1,5 +1,6 @@
 """A run becomes a bundle that the program can use, and a graph that differs becomes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +13,24 @@ from export.binarizer import rms
 from export.bundle import make_bundle
 from export.graphs import LowerGraph, Table
 from export.reader import SplitConfig
-from export.train import TrainConfig, load_reader, train
+from export.train import load_reader, train
 from store.bundle import LOWER, UPPER, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError
-from tests.tiny import CONTEXT, checkpoint, questions
+from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     data = [questions(folder / "train.jsonl")]
-    split = SplitConfig(split_layer=2, upper_layers=1, bits=16, code_bits=32, match_rank=4)
-    config = TrainConfig(steps=4, window=40, binarize_from=0.25)
-    train(checkpoint(folder / "bert"), data, data, folder / "run", split, config, eval_every=4, save_every=4)
+    train(checkpoint(folder / "bert"), data, data, folder / "run", RECIPE)
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
 def floats(run: Path) -> Path:
-    make_bundle(run, run.parent / "float32", "tiny", precision="float32", unsplit=True)
+    make_bundle(run, run.parent / "float32", "tiny", precision="float32", baselines=True)
     return run.parent / "float32"
 
 
@@ -49,11 +48,11 @@ def test_the_float_bundle_reads_as_the_torch_reader_does(run: Path, floats: Path
         h = reader.lower(whole, whole != 0)[:, len(head) + 2 : -1]
         q_ids = torch.from_numpy(question.ids)
         p_ids = torch.tensor([ids])
-        expected = reader.read(
-            reader.lower(q_ids, q_ids != 0), q_ids, h, p_ids, torch.ones_like(p_ids, dtype=torch.bool), binarized=True
-        )
-    assert np.allclose(start, expected[0][0], atol=0.1)  # int8 tables and float16 scales stand between them
-    assert np.allclose(end, expected[1][0], atol=0.1)
+        mask = torch.ones_like(p_ids, dtype=torch.bool)
+        h_q = reader.lower(q_ids, q_ids != 0)
+        expected = reader.read(h_q, q_ids, reader.binarize(h, p_ids), p_ids, mask)
+    assert np.allclose(start, expected.start[0], atol=0.1)  # int8 tables and float16 scales stand between them
+    assert np.allclose(end, expected.end[0], atol=0.1)
 
 
 def test_passages_padded_together_read_as_they_do_alone(floats: Path) -> None:
@@ -65,7 +64,7 @@ def test_passages_padded_together_read_as_they_do_alone(floats: Path) -> None:
     bits = rng.integers(0, 256, (2, 9, 2), dtype=np.uint8)
     scale = rng.random((2, 9)).astype(np.float16)
     inputs = {"question_states": q.states, "question_ids": q.ids, "ids": ids, "bits": bits, "scale": scale}
-    together, _ = bundle._upper.run(["start", "end"], inputs)
+    together, _ = bundle.run(UPPER, ["start", "end"], inputs)
     alone, _ = bundle.span_logits(q, ids[1, :6].tolist(), bits[1, :6], scale[1, :6])
     assert np.allclose(together[1, :6], alone, atol=1e-4)
     assert (together[1, 6:] < -1000).all()
@@ -84,8 +83,7 @@ def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path,
 def test_the_sign_variant_exports_without_a_base_table(run: Path, tmp_path: Path) -> None:
     data = [run.parent / "train.jsonl"]
     split = SplitConfig(split_layer=2, upper_layers=1, binarizer="sign", bits=32, code_bits=32, match_rank=0)
-    config = TrainConfig(steps=2, window=40, binarize_from=0.0)
-    train(run.parent / "bert", data, data, tmp_path / "run", split, config, eval_every=2, save_every=2)
+    train(run.parent / "bert", data, data, tmp_path / "run", replace(RECIPE, split=split), share=run)
     make_bundle(tmp_path / "run", tmp_path / "sign", "sign", precision="float32")
     bundle = Bundle.open(tmp_path / "sign")
     encoded = bundle.encode_passage("heating", CONTEXT)

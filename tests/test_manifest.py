@@ -15,7 +15,7 @@ def manifest(folder: Path) -> Manifest:
     for name in (LOWER, UPPER, "tokenizer.json"):
         (folder / name).write_bytes(name.encode())
     made = Manifest(
-        format_version=1,
+        format_version=2,
         name="tiny",
         reader="extractive",
         hidden_size=32,
@@ -28,6 +28,8 @@ def manifest(folder: Path) -> Manifest:
         question_tokens=16,
         heading_tokens=8,
         null_logit=0.0,
+        temperature=1.0,
+        threshold=0.5,
         files={path.name: file_hash(path) for path in sorted(folder.iterdir())},
         licence="Apache-2.0",
         provenance={},
@@ -47,7 +49,7 @@ def test_the_fingerprint_covers_what_decides_the_bits_and_nothing_else(tmp_path:
     made = manifest(tmp_path)
     assert len(made.fingerprint) == 16
     for same in (
-        replace(made, name="other", measured={"f1": 1}, null_logit=2.0),
+        replace(made, name="other", measured={"f1": 1}, null_logit=2.0, temperature=3.0, threshold=0.1),
         replace(made, files={**made.files, UPPER: "0"}),
     ):
         assert same.fingerprint == made.fingerprint
@@ -74,7 +76,7 @@ def test_garbage_for_a_manifest_is_one_sentence(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize(
     ("entry", "value"),
     [
-        ("format_version", 2),
+        ("format_version", 1),
         ("bits", 12),
         ("bits", "16"),
         ("reader", "oracle"),
@@ -83,6 +85,8 @@ def test_garbage_for_a_manifest_is_one_sentence(tmp_path: Path, text: str) -> No
         ("files", []),
         ("files", {}),
         ("null_logit", "0"),
+        ("temperature", 0),
+        ("threshold", None),
         ("heading_tokens", -1),
         ("bits", True),
         ("name", None),

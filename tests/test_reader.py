@@ -15,7 +15,7 @@ from app.bundle import Bundle
 from app.documents import Document
 from app.indexer import encode
 from app.passages import PassageSplitter
-from app.reader import Cancelled, ExtractiveReader, PassageBits, Span, best_span, blocks, probabilities, whole_words
+from app.reader import Cancelled, ExtractiveReader, PassageBits, best_span, blocks, whole_words
 from store.codec import token_arrays
 
 LOGITS = hnp.arrays(np.float32, st.integers(1, 12), elements=st.integers(-20, 20).map(float))
@@ -70,18 +70,6 @@ def test_a_widened_span_holds_the_span(text: str, data: st.DataObject) -> None:
     end = data.draw(st.integers(start + 1, len(text)))
     a, b = whole_words(text, start, end)
     assert 0 <= a <= start < end <= b <= len(text)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), max_size=20), st.floats(-1e3, 1e3))
-def test_probabilities_share_one_with_no_answer(scores: list[float], null_logit: float) -> None:
-    shares = probabilities([Span(i, 0, 1, score) for i, score in enumerate(scores)], null_logit)
-    assert all(0.0 <= share <= 1.0 for share in shares)
-    assert sum(shares) <= 1.0 + 1e-9
-
-
-def test_a_span_at_the_null_logit_is_as_likely_as_no_answer() -> None:
-    assert probabilities([Span(0, 0, 1, 2.5)], 2.5) == [0.5]
-    assert probabilities([Span(0, 0, 1, 2.5), Span(1, 0, 1, 2.5)], 2.5) == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_reading_ranks_the_passage_that_answers_first(bundle: Bundle) -> None:

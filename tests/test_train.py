@@ -1,19 +1,28 @@
 """Data that lines up, a loss that is what it says, a run that goes on where it stopped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertModel
 
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
-from export.reader import SplitConfig, build, run_last_layer, run_layers, shared_tokens
-from export.train import TrainConfig, Trainer, body_states, load_reader, read_batch, task_loss, train
+from export.full import FullReader
+from export.reader import SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
+from export.recipe import Recipe, load_recipe, make_recipe
+from export.train import Trainer, body_states, load_full, load_reader, read_full, read_split, train
 from store.errors import ExportError
-from tests.tiny import checkpoint, questions
+from tests.tiny import RECIPE, checkpoint, questions
 
-SPLIT = SplitConfig(split_layer=2, upper_layers=1, bits=16, code_bits=32, match_rank=4)
+SPLIT = RECIPE.split
+
+
+def recipe(**tables: dict[str, Any]) -> Recipe:
+    """The tiny recipe with other settings."""
+    return replace(RECIPE, **{name: replace(getattr(RECIPE, name), **values) for name, values in tables.items()})
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +31,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint(folder / "bert")
     questions(folder / "train.jsonl")
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder: Path) -> Path:
+    """A run of all three steps that nobody stopped."""
+    data = [folder / "train.jsonl"]
+    train(folder / "bert", data, data, folder / "whole", RECIPE, eval_every=6, save_every=6)
+    return folder / "whole"
 
 
 def one_batch(folder: Path, negatives: float = 0.0) -> Batch:
@@ -60,29 +77,9 @@ def test_body_states_are_the_body_tokens_own(folder: Path) -> None:
     assert torch.equal(ids[batch.body_mask], batch.body_ids[batch.body_mask])
 
 
-def test_task_loss_normalises_over_passages_and_the_null_option() -> None:
-    """Two passages of two tokens and the null: one softmax over five logits."""
-    index = torch.tensor([0, 0])
-    batch = Batch(
-        *(torch.zeros(1) for _ in range(5)),
-        pair_question=index,
-        pair_passage=torch.tensor([0, 1]),
-        slot=torch.tensor([0, 1]),
-        gold_pair=torch.tensor([0]),
-        start=torch.tensor([1]),
-        end=torch.tensor([1]),
-    )
-    logits = torch.tensor([[0.3, 1.2], [-0.5, 2.0]])
-    expected = -torch.log_softmax(torch.tensor([0.0, 0.3, 1.2, -0.5, 2.0]), 0)[2]
-    assert torch.isclose(task_loss(batch, logits, logits), expected, atol=1e-5)
-    batch.gold_pair[0] = -1
-    expected = -torch.log_softmax(torch.tensor([0.0, 0.3, 1.2, -0.5, 2.0]), 0)[0]
-    assert torch.isclose(task_loss(batch, logits, logits), expected, atol=1e-5)
-
-
 def test_lower_then_upper_layers_on_one_text_are_the_whole_encoder(folder: Path) -> None:
     """Without bits and with the upper layers being the next ones, a split is no change at all."""
-    reader = build(folder / "bert", SPLIT).eval()
+    reader = SplitReader(load_bert(folder / "bert"), SPLIT).eval()
     ids = torch.randint(5, 30, (2, 11), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids, dtype=torch.bool)
     whole = BertModel.from_pretrained(folder / "bert").eval()
@@ -92,7 +89,7 @@ def test_lower_then_upper_layers_on_one_text_are_the_whole_encoder(folder: Path)
 
 
 def test_the_last_layer_gives_the_needed_positions_what_the_whole_layer_would(folder: Path) -> None:
-    layer = build(folder / "bert", SPLIT).eval().upper.layers[-1]
+    layer = SplitReader(load_bert(folder / "bert"), SPLIT).eval().upper.layers[-1]
     states = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(9)[None] < torch.tensor([[9], [7]])
     with torch.no_grad():
@@ -101,20 +98,59 @@ def test_the_last_layer_gives_the_needed_positions_what_the_whole_layer_would(fo
 
 
 def test_padding_changes_no_logit(folder: Path) -> None:
-    reader = build(folder / "bert", SPLIT).eval()
+    reader = SplitReader(load_bert(folder / "bert"), SPLIT).eval()
     batch = one_batch(folder)
     with torch.no_grad():
-        start, _, _, _ = read_batch(reader, batch, binarized=True)
+        start = read_split(reader, batch, binarized=True)[0].start
         for pair in range(len(batch.pair_question)):
             p, q = batch.pair_passage[pair], batch.pair_question[pair]
             ids = batch.passage_ids[p][batch.passage_ids[p] != 0][None]
             q_ids = batch.question_ids[q][batch.question_ids[q] != 0][None]
             body = batch.body_ids[p][batch.body_mask[p]][None]
             at = int(batch.body_start[p])
-            h = reader.lower(ids, ids != 0)[:, at : at + body.shape[1]]
+            states = reader.binarize(reader.lower(ids, ids != 0)[:, at : at + body.shape[1]], body)
             h_q = reader.lower(q_ids, q_ids != 0)
-            alone, _ = reader.read(h_q, q_ids, h, body, torch.ones_like(body, dtype=torch.bool), binarized=True)
+            alone = reader.read(h_q, q_ids, states, body, torch.ones_like(body, dtype=torch.bool)).start
             assert torch.allclose(alone[0], start[pair, : body.shape[1]], atol=1e-4)
+
+
+def test_the_full_reader_sees_question_and_passage_as_one_text_without_gaps(folder: Path) -> None:
+    """Logits in a padded batch are those of transformers' own encoder on [CLS] question [SEP] heading [SEP] body."""
+    bert = BertModel.from_pretrained(folder / "bert").eval()
+    reader = FullReader(load_bert(folder / "bert")).eval()
+    batch = one_batch(folder)
+    with torch.no_grad():
+        reading = read_full(reader, batch, attention=True)
+        for pair in range(len(batch.pair_question)):
+            p, q = batch.pair_passage[pair], batch.pair_question[pair]
+            q_ids = batch.question_ids[q][batch.question_ids[q] != 0]
+            p_ids = batch.passage_ids[p][batch.passage_ids[p] != 0][1:]
+            segments = torch.tensor([[0] * len(q_ids) + [1] * len(p_ids)])
+            outputs = bert(torch.cat([q_ids, p_ids])[None], token_type_ids=segments)
+            logits = reader.span(outputs.last_hidden_state)[0]
+            first, length = len(q_ids) + int(batch.body_start[p]) - 1, int(batch.body_mask[p].sum())
+            expected = logits[first : first + length] - logits[:1]
+            assert torch.allclose(reading.start[pair, :length], expected[:, 0], atol=1e-4)
+            assert torch.allclose(reading.end[pair, :length], expected[:, 1], atol=1e-4)
+
+
+def test_the_question_attention_is_the_last_layers_own(folder: Path) -> None:
+    """Against transformers' attention weights, averaged over heads and question tokens."""
+    bert = BertModel.from_pretrained(folder / "bert", attn_implementation="eager").eval()
+    reader = FullReader(load_bert(folder / "bert")).eval()
+    batch = one_batch(folder)
+    p, q = batch.pair_passage[0], batch.pair_question[0]
+    q_ids = batch.question_ids[q][batch.question_ids[q] != 0]
+    p_ids = batch.passage_ids[p][batch.passage_ids[p] != 0][1:]
+    segments = torch.tensor([[0] * len(q_ids) + [1] * len(p_ids)])
+    with torch.no_grad():
+        outputs = bert(torch.cat([q_ids, p_ids])[None], token_type_ids=segments, output_attentions=True)
+        attention = read_full(reader, batch, attention=True).attention
+    assert attention is not None
+    expected = outputs.attentions[-1][0, :, : len(q_ids)].mean((0, 1))
+    first, length = len(q_ids) + int(batch.body_start[p]) - 1, int(batch.body_mask[p].sum())
+    assert torch.allclose(attention[0, :length], expected[first : first + length], atol=1e-5)
+    assert (attention[0, length:] == 0).all()
 
 
 def test_shared_tokens_are_those_on_both_sides_and_never_padding() -> None:
@@ -129,63 +165,94 @@ class KilledError(Exception):
     """A kill in the middle of a run."""
 
 
+@pytest.mark.parametrize("stopped_in", ["full", "decomposed", "binarized"])
 def test_a_stopped_run_goes_on_to_the_same_weights(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path, stopped_in: str
 ) -> None:
     data = [folder / "train.jsonl"]
-    config = TrainConfig(steps=6, window=40, pair_tokens=64, binarize_from=0.5, teacher_every=2)
-    train(folder / "bert", data, data, tmp_path / "whole", SPLIT, config, eval_every=6, save_every=6)
-
     step = Trainer._step
 
-    def stop_after_four(self: Trainer, batch: Batch) -> float:
-        if self.step == 4:
+    def stop_after_four(self: Trainer, batch: Batch) -> dict[str, float]:
+        if self.step == 4 and self.name == stopped_in:
             raise KilledError
         return step(self, batch)
 
     monkeypatch.setattr(Trainer, "_step", stop_after_four)
     with pytest.raises(KilledError):
-        train(folder / "bert", data, data, tmp_path / "parts", SPLIT, config, eval_every=6, save_every=4)
+        train(folder / "bert", data, data, tmp_path / "parts", RECIPE, eval_every=6, save_every=4)
     monkeypatch.setattr(Trainer, "_step", step)
-    train(folder / "bert", data, data, tmp_path / "parts", SPLIT, config, eval_every=6, save_every=4)
-    whole, parts = load_reader(tmp_path / "whole").state_dict(), load_reader(tmp_path / "parts").state_dict()
+    train(folder / "bert", data, data, tmp_path / "parts", RECIPE, eval_every=6, save_every=4)
+    whole, parts = load_reader(whole_run).state_dict(), load_reader(tmp_path / "parts").state_dict()
     assert whole.keys() == parts.keys()
     for name in whole:
         assert torch.allclose(whole[name], parts[name], atol=1e-5), name
 
 
-def test_a_few_steps_lower_the_loss_through_the_bits(folder: Path, tmp_path: Path) -> None:
+LONG = {"steps": 90, "lr": 2e-3, "sentences_every": 9}
+
+
+def test_three_steps_lower_the_loss_through_the_bits(folder: Path, tmp_path: Path) -> None:
     data = [folder / "train.jsonl"]
-    config = TrainConfig(steps=120, window=40, negatives=0.0, lr=2e-3, binarize_from=0.3, teacher_every=9)
-    figures = train(folder / "bert", data, data, tmp_path / "run", SPLIT, config, eval_every=120, save_every=120)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["bits"] is True
-    assert figures["f1"] == 100.0
+    longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"negatives": 0.0, "pair_tokens": 4096})
+    figures = train(folder / "bert", data, data, tmp_path / "run", longer, eval_every=60, save_every=60)
+    assert {step: dev["f1"] for step, dev in figures.items()} == {"full": 100, "decomposed": 100, "binarized": 100}
+    log = json.loads((tmp_path / "run" / "binarized" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"task", "logits", "recovery", "sentences"} <= set(log)
 
 
 def test_a_run_in_bfloat16_learns_as_well(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU, or a CPU with AMX, does by itself."""
     monkeypatch.setattr("export.train._fast_bfloat16", lambda device: True)
     data = [folder / "train.jsonl"]
-    config = TrainConfig(steps=120, window=40, negatives=0.0, lr=2e-3, binarize_from=0.3, teacher_every=9)
-    figures = train(folder / "bert", data, data, tmp_path / "run", SPLIT, config, eval_every=120, save_every=120)
-    assert figures["f1"] > 80
+    longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"negatives": 0.0, "pair_tokens": 4096})
+    figures = train(folder / "bert", data, data, tmp_path / "run", longer, eval_every=60, save_every=60)
+    assert figures["binarized"]["f1"] > 80
 
 
-def test_a_run_with_other_options_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_the_decomposed_step_starts_from_the_full_reader(folder: Path, tmp_path: Path) -> None:
+    """Layers and span head, cut in two: nothing of step 1 is lost."""
     data = [folder / "train.jsonl"]
-    train(
-        folder / "bert",
-        data,
-        data,
-        tmp_path / "run",
-        SPLIT,
-        TrainConfig(steps=1, window=40),
-        eval_every=1,
-        save_every=1,
+    still = {"steps": 1, "lr": 0.0, "head_lr": 0.0}
+    train(folder / "bert", data, data, tmp_path / "run", recipe(decomposed=still, binarized={"steps": 0}))
+    full, split = load_full(tmp_path / "run" / "full"), load_reader(tmp_path / "run" / "decomposed")
+    layers = [*split.lower.layers, *split.upper.layers]
+    assert len(layers) == len(full.layers)
+    for ours, theirs in [*zip(layers, full.layers, strict=True), (split.upper.span, full.span)]:
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_a_step_left_out_needs_no_teacher(folder: Path, tmp_path: Path) -> None:
+    data = [folder / "train.jsonl"]
+    figures = train(folder / "bert", data, data, tmp_path / "run", recipe(full={"steps": 0}))
+    assert list(figures) == ["decomposed", "binarized"]
+    figures = train(
+        folder / "bert", data, data, tmp_path / "full", recipe(decomposed={"steps": 0}, binarized={"steps": 0})
     )
-    with pytest.raises(ExportError, match="other options or data"):
-        train(folder / "bert", data, data, tmp_path / "run", SPLIT, TrainConfig(steps=1, window=40, lr=1.0))
+    assert list(figures) == ["full"]
+
+
+def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
+    folder: Path, tmp_path: Path, whole_run: Path
+) -> None:
+    data = [folder / "train.jsonl"]
+    other = recipe(split={"bits": 24}, binarized={"steps": 2})
+    train(folder / "bert", data, data, tmp_path / "run", other, share=whole_run)
+    assert (tmp_path / "run" / "full").resolve() == (whole_run / "full").resolve()
+    assert (tmp_path / "run" / "decomposed").resolve() == (whole_run / "decomposed").resolve()
+    assert not (tmp_path / "run" / "binarized").is_symlink()
+    assert load_reader(tmp_path / "run").config.bits == 24
+    deeper = recipe(split={"upper_layers": 2})
+    train(folder / "bert", data, data, tmp_path / "deeper", deeper, share=whole_run)
+    assert (tmp_path / "deeper" / "full").is_symlink()
+    assert not (tmp_path / "deeper" / "decomposed").is_symlink()
+
+
+def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> None:
+    data = [folder / "train.jsonl"]
+    train(folder / "bert", data, data, tmp_path / "run", recipe(full={"steps": 1}), save_every=1)
+    with pytest.raises(ExportError, match="another recipe or data"):
+        train(folder / "bert", data, data, tmp_path / "run", recipe(full={"steps": 1, "lr": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -199,12 +266,12 @@ def test_a_run_with_other_options_is_refused(folder: Path, tmp_path: Path) -> No
 )
 def test_sizes_that_do_not_fit_the_checkpoint_are_refused(folder: Path, split: SplitConfig, message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        build(folder / "bert", split)
+        SplitReader(load_bert(folder / "bert"), split)
 
 
 def test_inputs_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"no config\.json"):
-        build(tmp_path, SPLIT)
+        load_bert(tmp_path)
     with pytest.raises(ExportError, match=r"nothing\.jsonl does not exist"):
         list(load_passages([tmp_path / "nothing.jsonl"], load_tokenizer(folder / "bert"), 40))
     row = '{"context": "", "question": "", "answers": []}'
@@ -217,22 +284,47 @@ def test_inputs_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> No
 def test_files_without_an_answerable_question_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text('{"context": "a", "question": "b", "answers": []}')
     with pytest.raises(ExportError, match="hold no answerable question"):
-        train(
-            folder / "bert",
-            [tmp_path / "none.jsonl"],
-            [tmp_path / "none.jsonl"],
-            tmp_path / "run",
-            SPLIT,
-            TrainConfig(),
-        )
+        train(folder / "bert", [tmp_path / "none.jsonl"], [tmp_path / "none.jsonl"], tmp_path / "run", RECIPE)
 
 
-def test_a_finished_run_keeps_its_figures_when_it_is_started_again(folder: Path, tmp_path: Path) -> None:
+def test_a_finished_run_keeps_its_figures_when_it_is_started_again(folder: Path, whole_run: Path) -> None:
     data = [folder / "train.jsonl"]
-    config = TrainConfig(steps=2, window=40)
-    records = []
-    for _ in range(2):
-        train(folder / "bert", data, data, tmp_path / "run", SPLIT, config, eval_every=2, save_every=2)
-        records.append(json.loads((tmp_path / "run" / "train.json").read_text()))
-    assert records[0] == records[1]
-    assert "f1" in records[0]["dev"]
+    record = (whole_run / "train.json").read_bytes()
+    weights = (whole_run / "reader.safetensors").read_bytes()
+    figures = train(folder / "bert", data, data, whole_run, RECIPE)
+    assert list(figures) == ["full", "decomposed", "binarized"]
+    assert (whole_run / "train.json").read_bytes() == record
+    assert (whole_run / "reader.safetensors").read_bytes() == weights
+
+
+def test_a_recipe_names_what_it_sets() -> None:
+    made = make_recipe({"full": {"steps": 7, "lr": 1}, "split": {"bits": 64}}, "here")
+    assert (made.full.steps, made.full.lr, made.split.bits) == (7, 1.0, 64)
+    assert made.decomposed == Recipe().decomposed
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("[ful]\nsteps = 1", [], r"no table \[ful\]"),
+        ("steps = 1", [], r"no table \[steps\]"),
+        ("[full]\nstep = 1", [], r"\[full\] has no setting step"),
+        ("[full]\nsteps = 1.5", [], "steps must be int, not 1.5"),
+        ("[full", [], "is not TOML"),
+        ("", ["full.steps"], "is no setting"),
+        ("", ["full.steps=many"], "is no setting"),
+        ("", ["full.steps=true"], "steps must be int, not True"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, settings: list[str], message: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(ExportError, match=message):
+        load_recipe(tmp_path / "recipe.toml", settings)
+
+
+def test_settings_come_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("[full]\nsteps = 5\nlr = 0.5")
+    made = load_recipe(tmp_path / "recipe.toml", ["full.steps=9", "split.binarizer='sign'"])
+    assert (made.full.steps, made.full.lr, made.split.binarizer) == (9, 0.5, "sign")
+    with pytest.raises(ExportError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")

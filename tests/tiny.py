@@ -7,10 +7,24 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
+from export.recipe import Recipe, make_recipe
+
 WORDS = (
     "the a boiler was serviced on march by hansen garden pear tree planted in november staging database listens port "
     "5433 1 2 3 4 5 who when where what which is of and heating house ##s ##ed . , ? : -"
 ).split()
+RECIPE: Recipe = make_recipe(
+    {
+        "split": {"split_layer": 2, "upper_layers": 1, "bits": 16, "code_bits": 32, "match_rank": 4},
+        "full": {"steps": 6},
+        "decomposed": {"steps": 6, "sentences_every": 2},
+        "binarized": {"steps": 6, "sentences_every": 2},
+        "data": {"window": 40, "pair_tokens": 64},
+        "retrieval": {"epochs": 2},
+    },
+    "tests",
+)
+"""Every step, as short as it goes."""
 torch.set_num_threads(1)  # at this size a second thread costs more than it brings
 
 CONTEXT = "The boiler was serviced on 4 march by hansen. The pear tree was planted in november."

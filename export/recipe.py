@@ -1,0 +1,151 @@
+"""
+The recipe: how long and how hard each of the three steps trains (BTR section 3.2), and what shape comes out.
+
+A recipe file is TOML with the tables below; what it leaves out keeps its default, and what it misspells is refused:
+
+    [split]        bits = 128
+    [full]         steps = 2000
+    [decomposed]   steps = 1000      logits = 1.0
+    [binarized]    steps = 600
+    [data]         window = 144
+    [retrieval]    epochs = 30
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from export.reader import SplitConfig
+from store.errors import ExportError
+
+STEPS = ("full", "decomposed", "binarized")
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """One step. A weight of 0 leaves its loss out; 0 steps leave the step out."""
+
+    steps: int = 1000
+    lr: float = 1.5e-4
+    head_lr: float = 1e-3
+    """For what starts from nothing or is fitted: heads, binarizer, shared-token embedding."""
+    warmup: float = 0.03
+    weight_decay: float = 0.01
+    tokens: float = 0.0
+    """Weight of the query-aware passage token distillation."""
+    share: float = 0.5
+    """Share of a passage's tokens that it looks at."""
+    logits: float = 0.0
+    """Weight of the logit distillation."""
+    temperature: float = 2.0
+    recovery: float = 0.0
+    """Weight of the passage representation recovery."""
+    sentences: float = 1.0
+    """Weight of the retrieval head's distillation."""
+    sentences_every: int = 3
+    """Distil the sentence embeddings at every n-th step."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a batch is made of."""
+
+    window: int = 144
+    """Longest passage, tokens."""
+    pair_tokens: int = 4096
+    """Padded question-passage tokens a batch."""
+    negatives: float = 0.1
+    """Share of questions with one more passage, and again of questions with only a wrong one."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """The retrieval head's last stage, on the finished lower encoder."""
+
+    passages: int = 6000
+    epochs: int = 30
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run but its data."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    full: StepConfig = field(default_factory=lambda: StepConfig(steps=2000))
+    decomposed: StepConfig = field(default_factory=lambda: StepConfig(steps=1200, tokens=1.0, logits=1.0))
+    binarized: StepConfig = field(default_factory=lambda: StepConfig(steps=800, lr=1e-4, logits=1.0, recovery=1.0))
+    data: DataConfig = field(default_factory=DataConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+
+    def step(self, name: str) -> StepConfig:
+        """The configuration of the step of this name."""
+        config: StepConfig = getattr(self, name)
+        return config
+
+    def upto(self, name: str) -> dict[str, Any]:
+        """What decides the weights at the end of a step: its own table, those before it, data and shape."""
+        known: dict[str, Any] = {"data": asdict(self.data)}
+        for step in STEPS[: STEPS.index(name) + 1]:
+            known[step] = asdict(self.step(step))
+        shape = asdict(self.split)
+        if name == "decomposed":
+            shape = {k: v for k, v in shape.items() if k not in ("binarizer", "bits")}
+        return known if name == "full" else {**known, "split": shape}
+
+
+def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
+    """
+    A recipe from a TOML file, then from settings "table.name=value", over the defaults.
+
+    Raises:
+        ExportError: If the file is missing, something is not TOML, or names what no recipe has.
+    """
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ExportError(f"{path} cannot be read ({error.strerror}): give a recipe file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ExportError(f"{path} is not TOML ({error}): correct it") from error
+    for setting in settings:
+        try:
+            ((table, values),) = tomllib.loads(setting).items()
+            tables.setdefault(table, {}).update(values)
+        except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+            raise ExportError(f"{setting!r} is no setting: write table.name=value, a text in quotes") from error
+    return make_recipe(tables, str(path) if path else "the recipe")
+
+
+def make_recipe(tables: dict[str, Any], origin: str) -> Recipe:
+    """
+    A recipe from tables of settings, over the defaults.
+
+    Raises:
+        ExportError: If a table or a setting is unknown, or a value has the wrong type.
+    """
+    default = Recipe()
+    parts = {}
+    known = {f.name for f in fields(Recipe)}
+    for table, settings in tables.items():
+        if table not in known or not isinstance(settings, dict):
+            raise ExportError(f"{origin} has no table [{table}] to set: the tables are {', '.join(sorted(known))}")
+        base = getattr(default, table)
+        values = asdict(base)
+        for name, value in settings.items():
+            if name not in values:
+                raise ExportError(f"{origin}: [{table}] has no setting {name}: it has {', '.join(values)}")
+            wanted = type(values[name])
+            if wanted is float and type(value) is int:
+                value = float(value)
+            if type(value) is not wanted:
+                raise ExportError(f"{origin}: [{table}] {name} must be {wanted.__name__}, not {value!r}")
+            values[name] = value
+        parts[table] = type(base)(**values)
+    return Recipe(**parts)
