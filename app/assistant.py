@@ -12,12 +12,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from app.bundle import Bundle
-from app.calibration import SETTING, from_json, of_manifest
+from app.calibration import SETTING, in_force
 from app.documents import DocumentError, read_bytes
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places
@@ -125,8 +125,7 @@ class Assistant:
         self.store, self.bundle = store, bundle
         self._reader = reader
         self._retriever = Retriever(store)
-        kept = store.setting(SETTING)
-        self._calibration = from_json(kept) if kept else of_manifest(bundle.manifest)
+        self._calibration = in_force(store.setting(SETTING), bundle.manifest)
         self._lock = threading.Lock()
 
     @classmethod
@@ -180,8 +179,7 @@ class Assistant:
             loaded = time.perf_counter()
             spans = self._reader.read(encoded, inputs, cancelled)
             read = time.perf_counter()
-        confidence = self._calibration.probabilities([span.score for span in spans])
-        candidates = self._candidates(found, spans, confidence)
+        candidates = self._candidates(found, spans)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
         if answered:
             sources = [_source(found[spans[0].passage], spans[0])]
@@ -227,18 +225,16 @@ class Assistant:
             found = self.store.passages(list(scores))
         return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
 
-    def _candidates(
-        self, found: Sequence[StoredPassage], spans: Sequence[Span], probability: Sequence[float]
-    ) -> list[Candidate]:
+    def _candidates(self, found: Sequence[StoredPassage], spans: Sequence[Span]) -> list[Candidate]:
         """The best spans, one for each different answer with the probability of all its spans, five at most."""
+        answers = [found[span.passage].text[span.start : span.end] for span in spans]
+        confidences = self._calibration.confidences(answers, [span.score for span in spans])
         candidates: dict[str, Candidate] = {}
-        for span, confidence in zip(spans, probability, strict=True):
-            passage = found[span.passage]
-            text = passage.text[span.start : span.end]
-            first = candidates.get(text.casefold())
-            if first is None:
-                first = Candidate(text, 0.0, passage.path, _places(passage).at(span.start).line)
-            candidates[text.casefold()] = replace(first, confidence=round(first.confidence + confidence, 4))
+        for span, answer in zip(spans, answers, strict=True):
+            passage, key = found[span.passage], answer.casefold()
+            if key not in candidates:
+                line = _places(passage).at(span.start).line
+                candidates[key] = Candidate(answer, round(confidences[key], 4), passage.path, line)
         return list(candidates.values())[:5]
 
 

@@ -8,8 +8,11 @@ bundles made with `btr-export bundle --with-baselines`; the embedded one has non
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion
 from app.reader import ExtractiveReader, PassageBits, Reader, Span, best_first, each_passage, span_of
@@ -32,6 +35,10 @@ class TextReader:
                 )
         self.bundle = bundle
 
+    def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
+        """What all passages of a question share, computed once."""
+        return question
+
     def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
         """Start and end logits (n,) over a passage's tokens, relative to no answer."""
         raise NotImplementedError
@@ -43,10 +50,11 @@ class TextReader:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> list[Span]:
         """The best span of each passage, best first; raises `Cancelled`."""
+        prepared = self.prepare(question)
 
         def one(index: int) -> Span:
             passage = passages[index]
-            start, end = self.logits(question, passage, self.bundle.tokenize(passage.text).ids)
+            start, end = self.logits(prepared, passage, self.bundle.tokenize(passage.text).ids)
             return span_of(self.bundle, index, passage.text, start, end)
 
         return best_first(each_passage(self.bundle, passages, range(len(passages)), one, cancelled))
@@ -74,14 +82,18 @@ class FloatSplitReader(TextReader):
 
     graphs = (SPLIT_LOWER, SPLIT_UPPER)
 
+    def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
+        """The question through this reader's own lower encoder."""
+        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
+        return replace(question, states=states)
+
     def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
         """Start and end logits (n,) over a passage's tokens."""
         before, after = self.bundle.surround(passage.heading)
         whole = np.array([[*before, *ids, *after]], dtype=np.int64)
-        (asked,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
         (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
-        inputs = {
-            "question_states": asked,
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "question_states": question.states,
             "question_ids": question.ids,
             "ids": np.array([ids], dtype=np.int64),
             "states": states[:, len(before) : len(before) + len(ids)],

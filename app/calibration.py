@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from store.bundle import Manifest
+from store.bundle import SPAN, UPPER, Manifest, check_calibration
 from store.errors import StoreError
 
+ENOUGH = 10
+"""Observations of either kind that a calibration is fitted to."""
 SETTING = "calibration"
 """Key in the store's settings."""
 
@@ -37,44 +39,59 @@ class Calibration:
         """Scores of the passages' best spans -> probability of each against the others and no answer."""
         return [float(p) for p in _softmax(np.array([scores]), self.null_logit, self.temperature)[0]]
 
-    def to_json(self) -> str:
-        """As the store keeps it."""
-        return json.dumps(asdict(self))
+    def confidences(self, answers: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+        """
+        Answer in lower case -> the probability of all spans that read so, in the order in which they come.
+
+        Answers are the best spans of different passages, best first, with their scores.
+        """
+        shares: dict[str, float] = {}
+        for answer, share in zip(answers, self.probabilities(scores), strict=True):
+            shares[answer.casefold()] = shares.get(answer.casefold(), 0.0) + share
+        return {answer: min(1.0, share) for answer, share in shares.items()}
+
+    def to_json(self, manifest: Manifest) -> str:
+        """As the store keeps it, with the reader that it was fitted to."""
+        return json.dumps({**asdict(self), "reader": _reader(manifest)})
 
 
 @dataclass(frozen=True)
 class Observation:
     """How one question went: what `fit` learns from."""
 
+    answers: Sequence[str]
+    """The passages' best spans, best first."""
     scores: Sequence[float]
-    """Of the passages' best spans, best first."""
-    same: Sequence[bool]
-    """Which of them are the best one's answer."""
+    """Theirs."""
     right: bool
     """The best span is a right answer."""
 
 
-def of_manifest(manifest: Manifest) -> Calibration:
-    """The calibration that a bundle comes with."""
-    return Calibration(manifest.null_logit, manifest.temperature, manifest.threshold)
-
-
-def from_json(text: str) -> Calibration:
+def in_force(kept: str | None, manifest: Manifest) -> Calibration:
     """
-    The calibration that a store keeps.
+    What a store keeps, if it was fitted to this reader; else what the bundle comes with.
 
     Raises:
-        StoreError: If it is not one.
+        StoreError: If the store's is damaged.
     """
+    own = Calibration(manifest.null_logit, manifest.temperature, manifest.threshold)
+    if kept is None:
+        return own
     try:
-        calibration = Calibration(**json.loads(text))
-        if not all(type(value) in (int, float) for value in asdict(calibration).values()):
-            raise TypeError("not numbers")
-    except (ValueError, TypeError) as error:
+        values = json.loads(kept)
+        reader = values.pop("reader")
+        calibration = Calibration(**values)
+        check_calibration(**asdict(calibration))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(
             f"the store's calibration is damaged ({error}): run btr-assistant calibrate --reset"
         ) from error
-    return calibration
+    return calibration if reader == _reader(manifest) else own
+
+
+def _reader(manifest: Manifest) -> str:
+    """What tells readers over the same bits apart."""
+    return f"{manifest.files[UPPER][:16]} {manifest.files[SPAN][:16]}"
 
 
 def fit(observations: Sequence[Observation]) -> Calibration:
@@ -86,17 +103,22 @@ def fit(observations: Sequence[Observation]) -> Calibration:
     that are given, wrong ones that are held back.
 
     Raises:
-        ValueError: If all observations are right, or none is: there is nothing to part.
+        ValueError: If fewer than `ENOUGH` are right, or wrong: three numbers cannot be told from them.
     """
     right = np.array([observation.right for observation in observations])
-    if right.all() or not right.any():
-        raise ValueError("a calibration needs questions that are answered right and questions that are not")
+    if min(right.sum(), (~right).sum()) < ENOUGH:
+        raise ValueError(
+            f"{right.sum():,} questions are answered right and {(~right).sum():,} are not, "
+            f"a calibration needs at least {ENOUGH} of either"
+        )
     width = max(len(observation.scores) for observation in observations)
     scores = np.full((len(right), width), -np.inf)
     same = np.zeros((len(right), width), dtype=bool)
     for row, observation in enumerate(observations):
         scores[row, : len(observation.scores)] = observation.scores
-        same[row, : len(observation.same)] = observation.same
+        same[row, : len(observation.answers)] = [
+            answer.casefold() == observation.answers[0].casefold() for answer in observation.answers
+        ]
 
     def confidence(null: float, temperature: float) -> npt.NDArray[np.float64]:
         sure: npt.NDArray[np.float64] = np.where(same, _softmax(scores, null, temperature), 0.0).sum(axis=1)
@@ -115,8 +137,9 @@ def fit(observations: Sequence[Observation]) -> Calibration:
     null, temperature = round(float(null), 2), round(float(temperature), 3)
     sure = confidence(null, temperature)
     thresholds = np.arange(0.05, 0.96, 0.01)
-    given = [(sure[right] >= t).mean() + (sure[~right] < t).mean() for t in thresholds]
-    return Calibration(null, temperature, round(float(thresholds[int(np.argmax(given))]), 2))
+    given = np.array([(sure[right] >= t).mean() + (sure[~right] < t).mean() for t in thresholds])
+    best = np.flatnonzero(np.isclose(given, given.max()))
+    return Calibration(null, temperature, round(float(thresholds[best[len(best) // 2]]), 2))
 
 
 def _softmax(scores: npt.NDArray[np.float64], null: float, temperature: float) -> npt.NDArray[np.float64]:

@@ -505,6 +505,8 @@ def evaluate(
 
     with _examination(places, questions, opened, every) as examination:
         for name in readers:
+            examination.reader(name)  # one that is missing is told before the others are measured
+        for name in readers:
             outcomes = examination.ask(name, passages, without, _Counter(sys.stderr))
             figures = summary(outcomes, name, examination.calibration, opened)
             if as_json:
@@ -548,7 +550,7 @@ def calibrate(places: Places, questions: Path | None, passages: int, every: int,
             click.echo(f"{name:<12} {value:g}")
     if not dry_run:
         with writer_lock(places.lock), TokenStore.open(places.store) as store:
-            store.put_setting(SETTING, calibration.to_json())
+            store.put_setting(SETTING, calibration.to_json(examination.bundle.manifest))
 
 
 @contextmanager
@@ -557,19 +559,22 @@ def _examination(places: Places, questions: Path, opened: bool, every: int) -> I
     from app.bundle import Bundle
     from app.evaluation import Examination, load_questions
 
-    chosen = load_questions(questions)[::every]
+    chosen = load_questions(questions)
     bundle = Bundle.open(places.bundle, places.device)
     if not opened:
-        yield Examination(chosen, bundle, None)
+        yield Examination(chosen, bundle, None, every)
         return
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store)
+        yield Examination(chosen, bundle, store, every)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
     """A reader's figures for a person."""
+    if not figures["questions"]:
+        click.echo(f"{figures['reader']:<10} no question has an answer that could be found")
+        return
     click.echo(
         f"{figures['reader']:<10} {figures['questions']:,} questions, EM {figures['em']:.1f}, F1 {figures['f1']:.1f}, "
         f"p50 / p95 {figures['ms_per_question']['p50']:.0f} / {figures['ms_per_question']['p95']:.0f} ms"

@@ -18,21 +18,24 @@ import json
 import re
 import string
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from app.baselines import READERS
-from app.bundle import Bundle
-from app.calibration import SETTING, Calibration, Observation, from_json, of_manifest
+from app.bundle import Bundle, EncodedQuestion
+from app.calibration import SETTING, Calibration, Observation, in_force
 from app.documents import Document
+from app.formats.base import encodable
 from app.passages import PassageSplitter
 from app.reader import PassageBits, Reader, Span
-from app.retriever import CANDIDATES, Retriever
-from store.codec import token_arrays
+from app.retriever import CANDIDATES, Retriever, fuse
+from store.codec import Bits, token_arrays
 from store.errors import UsageError
 from store.tokens import StoredPassage, TokenStore
 
@@ -61,15 +64,18 @@ class Outcome:
     question: Question
     answerable: bool
     """What was read may hold the answer; false where the article was left out, or where there is none."""
-    answer: str
-    """The best span, whether or not it would be given."""
+    answers: tuple[str, ...]
+    """The passages' best spans, best first, whether or not they would be given."""
     scores: tuple[float, ...]
-    """Of the passages' best spans, best first."""
-    same: tuple[bool, ...]
-    """Which of them are the best one's answer."""
+    """Theirs."""
     rank: int | None
     """Of the first passage that holds the answer, from 1; None where none was found, or nothing was retrieved."""
     ms: float
+
+    @property
+    def answer(self) -> str:
+        """The best span; empty where nothing was read."""
+        return self.answers[0] if self.answers else ""
 
     @property
     def em(self) -> float:
@@ -84,12 +90,12 @@ class Outcome:
     @property
     def observation(self) -> Observation:
         """What a calibration learns from it."""
-        return Observation(self.scores, self.same, self.f1 >= RIGHT)
+        return Observation(self.answers, self.scores, self.f1 >= RIGHT)
 
     def confidence(self, calibration: Calibration) -> float:
         """Of the best answer, as `ask` would state it."""
-        shares = calibration.probabilities(self.scores)
-        return sum(share for share, same in zip(shares, self.same, strict=True) if same)
+        shares = calibration.confidences(self.answers, self.scores)
+        return round(next(iter(shares.values()), 0.0), 4)
 
 
 def normalise(text: str) -> str:
@@ -129,7 +135,7 @@ def load_questions(path: Path) -> list[Question]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = data.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}): give a JSONL or SQuAD file of questions") from error
     questions = []
     for where, row in _rows(path, text):
@@ -148,7 +154,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """(where, row) of every question; a SQuAD file is one object with `data`."""
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("data"), list):
         try:
@@ -160,50 +166,66 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not in SQuAD's format ({error!r} is missing or odd): correct it") from error
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             yield f"{path}:{number}", json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}:{number} is not JSON ({error}): correct it") from error
 
 
 def _question(row: Any) -> Question:
     answers = [] if row.get("is_impossible") else row["answers"]
+    if isinstance(answers, dict):  # as the datasets library writes SQuAD
+        answers = answers["text"]
     if isinstance(answers, str) or not isinstance(row["question"], str):
         raise TypeError
     texts = tuple(dict.fromkeys(answer if isinstance(answer, str) else answer["text"] for answer in answers))
     context, title = row.get("context"), row.get("title") or ""
     if not all(isinstance(text, str) for text in (*texts, title, context or "")):
         raise TypeError
-    return Question(row["question"], texts, context, title)
+    return Question(encodable(row["question"]), texts, encodable(context) if context else None, title)
 
 
 class Examination:
     """Questions put to a bundle's readers, over their contexts or over a store."""
 
-    def __init__(self, questions: Sequence[Question], bundle: Bundle, store: TokenStore | None) -> None:
-        self.questions, self.bundle, self.store = questions, bundle, store
+    def __init__(self, questions: Sequence[Question], bundle: Bundle, store: TokenStore | None, every: int = 1) -> None:
+        """Of the questions every n-th is asked; the others say what belongs to an article."""
+        self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
         kept = store.setting(SETTING) if store else None
-        self.calibration = from_json(kept) if kept else of_manifest(bundle.manifest)
+        self.calibration = in_force(kept, bundle.manifest)
+        self._readers: dict[str, Reader] = {}
+
+    def reader(self, name: str) -> Reader:
+        """
+        The reader of this name (`app.baselines.READERS`).
+
+        Raises:
+            ModelError: If the bundle does not have it.
+        """
+        if name not in self._readers:
+            self._readers[name] = READERS[name](self.bundle)
+        return self._readers[name]
 
     def ask(
         self, reader: str, passages: int, without: bool, progress: Callable[[int, int], None] = lambda *_: None
     ) -> list[Outcome]:
         """
-        Every question's outcome with the reader of this name (`app.baselines.READERS`).
+        Every question's outcome with the reader of this name.
 
         Raises:
             ModelError: If the bundle does not have that reader.
             UsageError: If no question can be asked.
         """
-        chosen = READERS[reader](self.bundle)
+        chosen, asked = self.reader(reader), self.questions[:: self.every]
         if self.store is None:
-            outcomes = ask_given(self.questions, self.bundle, chosen)
+            outcomes = ask_given(asked, self.bundle, chosen)
         else:
-            outcomes = ask_open(self.questions, self.store, self.bundle, chosen, passages, without)
-        total = len(self.questions) * (2 if self.store and without else 1)
+            articles = articles_of(self.questions, self.store) if without else None
+            outcomes = ask_open(asked, self.store, self.bundle, chosen, passages, articles)
+        total = len(asked) + (sum(bool(q.answers) for q in asked) if self.store and without else 0)
         found = []
         for outcome in outcomes:
             found.append(outcome)
@@ -237,72 +259,103 @@ def ask_given(questions: Sequence[Question], bundle: Bundle, reader: Reader) -> 
         began = time.perf_counter()
         spans = reader.read(bundle.encode_question(question.text), passages, _never)
         ms = 1000 * (time.perf_counter() - began)
-        yield _outcome(question, bool(question.answers), [p.text for p in passages], spans, None, ms)
+        yield _outcome(question, bool(question.answers), passages, spans, None, ms)
+
+
+def articles_of(questions: Sequence[Question], store: TokenStore) -> dict[str, set[str]]:
+    """Title, or context where there is none -> content hashes of the stored notes that are contexts of that article."""
+    stored = {document.content_hash for document in store.documents() if not document.deleted}
+    articles: dict[str, set[str]] = collections.defaultdict(set)
+    for question in questions:
+        if question.context is not None and (digest := _digest(question.context)) in stored:
+            articles[question.title or question.context].add(digest)
+    return articles
 
 
 def ask_open(
-    questions: Sequence[Question], store: TokenStore, bundle: Bundle, reader: Reader, passages: int, without: bool
+    questions: Sequence[Question],
+    store: TokenStore,
+    bundle: Bundle,
+    reader: Reader,
+    passages: int,
+    articles: Mapping[str, set[str]] | None,
 ) -> Iterator[Outcome]:
     """
-    Each question over the store; with `without`, once more over the store without its article.
+    Each question over the store; with `articles`, what can be answered once more over the store without its article.
 
-    A passage holds the answer if it is of the question's context or, where a row names none, if an answer stands in it.
-    The article is every document with a context of the same title or, where the row has no context, every document
-    whose passages hold an answer.
+    A passage holds the answer if its note is the question's context or, where no note is, if an answer stands in it as
+    whole words. The article is what `articles_of` says or, where that is nothing, every note with such a passage.
     """
     retriever = Retriever(store)
-    articles: dict[str, set[str]] = collections.defaultdict(set)
-    for question in questions:
-        if question.context is not None:
-            articles[question.title or question.context].add(_digest(question.context))
     for question in questions:
         began = time.perf_counter()
         encoded = bundle.encode_question(question.text)
         with store.snapshot():
-            hits = [hit.passage_id for hit in retriever.retrieve(question.text, encoded.code, 2 * CANDIDATES)]
-            retrieved = time.perf_counter() - began
-            found = store.passages(hits)
-            holds = _holds(question)
-            holding = [holds(passage) for passage in found]
-            choices = [(True, found[:passages])]
-            if without:
-                article = articles.get(question.title or question.context or "") if question.context else None
-                if article is None:
-                    article = {p.content_hash for p, held in zip(found, holding, strict=True) if held}
-                choices.append((False, [p for p in found if p.content_hash not in article][:passages]))
-            rank = holding.index(True) + 1 if True in holding else None
-            bits = store.token_bits([p.id for _, chosen in choices for p in chosen])
-        for own, chosen in choices:
-            inputs = [PassageBits(p.text, *bits[p.id], p.heading) for p in chosen]
-            began = time.perf_counter()
-            spans = reader.read(encoded, inputs, _never)
-            ms = 1000 * (retrieved + time.perf_counter() - began)
-            answerable = own and bool(question.answers)
-            yield _outcome(question, answerable, [p.text for p in chosen], spans, rank if own else None, ms)
+            hits = retriever.retrieve(question.text, encoded.code, passages)
+            chosen = store.passages([hit.passage_id for hit in hits])
+            bits = store.token_bits([passage.id for passage in chosen])
+        spans = _read(reader, encoded, chosen, bits)
+        ms = 1000 * (time.perf_counter() - began)
+        with store.snapshot():
+            lexical, semantic = retriever.rankings(question.text, encoded.code, 2 * CANDIDATES)
+            found = {passage.id: passage for passage in store.passages(list({*lexical, *semantic}))}
+            holding = _holding(question, list(found.values()))
+            ranked = [hit.passage_id for hit in fuse(lexical[:CANDIDATES], semantic[:CANDIDATES])]
+            rank = next((at for at, i in enumerate(ranked, start=1) if i in holding), None)
+            own = _outcome(question, bool(question.answers), chosen, spans, rank, ms)
+            article = (articles or {}).get(question.title or question.context or "") or {
+                found[i].content_hash for i in holding
+            }
+            left = [
+                [i for i in ranking if found[i].content_hash not in article][:CANDIDATES]
+                for ranking in (lexical, semantic)
+            ]
+            chosen = [found[hit.passage_id] for hit in fuse(*left)[:passages]]
+            bits = store.token_bits([passage.id for passage in chosen])
+        yield own
+        if articles is None or not question.answers:
+            continue
+        began = time.perf_counter()
+        spans = _read(reader, encoded, chosen, bits)
+        yield _outcome(question, False, chosen, spans, None, 1000 * (time.perf_counter() - began))
 
 
-def _holds(question: Question) -> Callable[[StoredPassage], bool]:
-    if question.context is not None:
-        digest = _digest(question.context)
-        return lambda passage: passage.content_hash == digest
-    wanted = [normalise(answer) for answer in question.answers]
-    return lambda passage: any(answer in normalise(passage.text) for answer in wanted if answer)
+def _read(
+    reader: Reader,
+    question: EncodedQuestion,
+    passages: Sequence[StoredPassage],
+    bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]],
+) -> list[Span]:
+    return reader.read(question, [PassageBits(p.text, *bits[p.id], p.heading) for p in passages], _never)
+
+
+def _holding(question: Question, passages: Sequence[StoredPassage]) -> set[int]:
+    """The ids of those passages that hold the answer."""
+    digest = _digest(question.context) if question.context is not None else ""
+    own = {passage.id for passage in passages if passage.content_hash == digest}
+    if own:
+        return own
+    wanted = [f" {answer} " for answer in map(normalise, question.answers) if answer]
+    texts = {passage.id: f" {normalise(passage.text)} " for passage in passages}
+    return {i for i, text in texts.items() if any(answer in text for answer in wanted)}
 
 
 def _outcome(
-    question: Question, answerable: bool, texts: Sequence[str], spans: Sequence[Span], rank: int | None, ms: float
+    question: Question,
+    answerable: bool,
+    passages: Sequence[StoredPassage | PassageBits],
+    spans: Sequence[Span],
+    rank: int | None,
+    ms: float,
 ) -> Outcome:
-    answers = [texts[span.passage][span.start : span.end] for span in spans]
-    same = tuple(answer.casefold() == answers[0].casefold() for answer in answers)
-    return Outcome(
-        question, answerable, answers[0] if answers else "", tuple(span.score for span in spans), same, rank, ms
-    )
+    answers = tuple(passages[span.passage].text[span.start : span.end] for span in spans)
+    return Outcome(question, answerable, answers, tuple(span.score for span in spans), rank, ms)
 
 
 def summary(outcomes: Sequence[Outcome], reader: str, calibration: Calibration, opened: bool) -> dict[str, Any]:
     """The figures of a run, as `eval --json` prints them; shares are 0..1, EM and F1 0..100."""
     asked = [outcome for outcome in outcomes if outcome.answerable]
-    times = [outcome.ms for outcome in outcomes]
+    times = [outcome.ms for outcome in asked]
     figures: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "reader": reader,
@@ -313,10 +366,10 @@ def summary(outcomes: Sequence[Outcome], reader: str, calibration: Calibration, 
         "mrr": None,
         "abstention": None,
         "coverage": None,
-        "ms_per_question": {"p50": round(float(np.percentile(times, 50)), 1)} if times else {},
+        "ms_per_question": {
+            f"p{share}": round(float(np.percentile(times, share)), 1) if times else None for share in (50, 95)
+        },
     }
-    if times:
-        figures["ms_per_question"]["p95"] = round(float(np.percentile(times, 95)), 1)
     if opened:
         ranks = [outcome.rank for outcome in asked]
         figures["recall_at_k"] = {str(k): _mean([float(r is not None and r <= k) for r in ranks]) for k in DEPTHS}
@@ -346,18 +399,20 @@ def coverage_risk(outcomes: Sequence[Outcome], calibration: Calibration, steps: 
     """What share of the given answers is wrong if only the surest 10 %, 20 %, ... of the questions are answered."""
     ordered = sorted(outcomes, key=lambda outcome: -outcome.confidence(calibration))
     wrong = np.cumsum([outcome.f1 < RIGHT for outcome in ordered])
-    curve = []
-    for step in range(1, steps + 1):
-        count = len(ordered) * step // steps
-        if count:
-            confidence = ordered[count - 1].confidence(calibration)
-            risk = wrong[count - 1] / count
-            curve.append({"coverage": step / steps, "risk": round(float(risk), 4), "confidence": round(confidence, 4)})
-    return curve
+    counts = dict.fromkeys(len(ordered) * step // steps for step in range(1, steps + 1))
+    return [
+        {
+            "coverage": round(count / len(ordered), 4),
+            "risk": round(float(wrong[count - 1]) / count, 4),
+            "confidence": ordered[count - 1].confidence(calibration),
+        }
+        for count in counts
+        if count
+    ]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 4) if values else 0.0
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
 
 
 def _digest(context: str) -> str:

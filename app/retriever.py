@@ -47,10 +47,15 @@ class Retriever:
 
     def retrieve(self, question: str, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[Hit]:
         """The best passages of a scope for a question's text and float code (c,)."""
-        each = max(CANDIDATES, limit)
-        lexical = [passage_id for passage_id, _ in self._store.match(question, each, scope)]
-        semantic = self.nearest(code, each, scope)
+        lexical, semantic = self.rankings(question, code, max(CANDIDATES, limit), scope)
         return fuse(lexical, semantic)[:limit]
+
+    def rankings(
+        self, question: str, code: Floats, each: int, scope: Scope = EVERYTHING
+    ) -> tuple[list[int], list[int]]:
+        """The best passages of a scope by words and by codes, `each` of them at most."""
+        lexical = [passage_id for passage_id, _ in self._store.match(question, each, scope)]
+        return lexical, self.nearest(code, each, scope)
 
     def nearest(self, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[int]:
         """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""

@@ -55,6 +55,7 @@ from store.bundle import (
     TOKENIZER,
     UPPER,
     Manifest,
+    check_calibration,
     file_hash,
     write_manifest,
 )
@@ -120,7 +121,16 @@ def make_bundle(
     """
     if out.exists():
         raise ExportError(f"{out} exists: give a new folder, or remove it first")
+    try:
+        check_calibration(*calibration)
+    except ValueError as error:
+        raise ExportError(f"the calibration has {error}: give what btr-assistant calibrate prints") from error
     reader = load_reader(run)
+    trained = json.loads((run / "train.json").read_text())
+    if "binarized" not in trained["dev"] or not (run / "tokenizer.json").is_file():
+        raise ExportError(f"{run} is not a whole run with a binarized step: give the folder that btr-export train made")
+    if baselines and not {"full", "decomposed"} <= set(trained["dev"]):
+        raise ExportError(f"{run} has no full or no decomposed step to compare with: leave out --with-baselines")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:

@@ -15,10 +15,12 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -94,15 +96,32 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
         if not path.is_file():
             raise ExportError(f"{path} does not exist: give a JSONL file of questions")
         opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ExportError(f"{path}:{number} is not JSON ({error.msg}): correct it") from error
-                if not isinstance(row, dict) or not {"context", "question", "answers"} <= set(row):
-                    raise ExportError(f"{path}:{number} is no object with context, question and answers: correct it")
-                yield row
+        number = 0
+        try:
+            with opener(path, "rt", encoding="utf-8") as lines:
+                for line in lines:
+                    number += 1
+                    if line.strip():
+                        yield _checked(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ExportError(f"{path}:{number} is not JSON ({error.msg}): correct it") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ExportError(
+                f"{path}:{number} is no object with context, question and answers "
+                "([{text, answer_start}, ...]): correct it"
+            ) from error
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise ExportError(f"{path} cannot be read after line {number} ({error}): give a whole file") from error
+
+
+def _checked(row: Any) -> dict[str, Any]:
+    """A row whose entries have the right types; raises what a wrong one raises."""
+    texts = [row["context"], row["question"], row.get("title") or "", *(answer["text"] for answer in row["answers"])]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    if not all(type(answer["answer_start"]) is int for answer in row["answers"]):
+        raise TypeError
+    return row
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

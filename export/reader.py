@@ -265,5 +265,7 @@ def check_split(bert_config: BertConfig, config: SplitConfig) -> None:
         )
     if config.binarizer not in KINDS:
         raise ExportError(f"there is no binarizer {config.binarizer!r}: it is one of {', '.join(KINDS)}")
-    if config.bits % 8 or config.bits > d or d % 8:
+    if config.code_bits < 8 or config.code_bits % 8:
+        raise ExportError(f"{config.code_bits} bits of a passage code: need a multiple of 8")
+    if config.bits < 8 or config.bits % 8 or config.bits > d or d % 8:
         raise ExportError(f"{config.bits} bits per token: need a multiple of 8 and at most the hidden size {d}")

@@ -13,6 +13,7 @@ A recipe file is TOML with the tables below; what it leaves out keeps its defaul
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -23,6 +24,22 @@ from export.reader import SplitConfig
 from store.errors import ExportError
 
 STEPS = ("full", "decomposed", "binarized")
+_RANGES = {
+    "split_layer": (1, math.inf),
+    "upper_layers": (1, math.inf),
+    "share": (0.01, 1),
+    "warmup": (0, 1),
+    "temperature": (0.01, 100),
+    "lr": (0, 1),
+    "head_lr": (0, 1),
+    "sentences_every": (1, math.inf),
+    "window": (16, 400),
+    "pair_tokens": (64, math.inf),
+    "negatives": (0, 0.5),
+    "passages": (1, math.inf),
+    "epochs": (1, math.inf),
+}
+"""What a number may be; from 0 on where nothing is said."""
 _TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay")
 """The settings that the full step heeds: its only loss is the task's."""
 
@@ -123,7 +140,7 @@ def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
         try:
             ((table, values),) = tomllib.loads(setting).items()
             tables.setdefault(table, {}).update(values)
-        except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+        except (tomllib.TOMLDecodeError, ValueError, TypeError, AttributeError) as error:
             raise ExportError(f"{setting!r} is no setting: write table.name=value, a text in quotes") from error
     return make_recipe(tables, str(path) if path else "the recipe")
 
@@ -149,6 +166,9 @@ def make_recipe(tables: dict[str, Any], origin: str) -> Recipe:
             wanted = type(values[name])
             if wanted is float and type(value) is int:
                 value = float(value)
+            low, high = _RANGES.get(name, (0, math.inf))
+            if type(value) is wanted and wanted is not str and not low <= value <= high:
+                raise ExportError(f"{origin}: [{table}] {name} must be {low:g} to {high:g}, not {value!r}")
             if type(value) is not wanted:
                 raise ExportError(f"{origin}: [{table}] {name} must be {wanted.__name__}, not {value!r}")
             values[name] = value

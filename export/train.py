@@ -17,7 +17,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ from transformers import BertConfig, BertModel
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
 from export.full import FullReader, gather
 from export.losses import early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
-from export.reader import Reading, SplitReader, check_split, load_bert
+from export.reader import Reading, SplitConfig, SplitReader, check_split, load_bert
 from export.recipe import STEPS, Recipe, StepConfig, make_recipe
 from export.retrieval import SentenceTeacher, train_retrieval
 from store.bundle import file_hash
 from store.errors import ExportError
 
 AnyReader = FullReader | SplitReader
+_INPUTS = ("checkpoint", "sha256", "data", "start")
+"""What a step is made from, besides its recipe."""
 
 
 def body_states(h: Tensor, batch: Batch) -> Tensor:
@@ -184,7 +186,7 @@ class Trainer:
             loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.reader.parameters(), 1.0, error_if_nonfinite=True)
         self.optimizer.step()
         self.scheduler.step()
         self.step += 1
@@ -336,9 +338,7 @@ def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe, start: Path |
         start = out / "decomposed"
     if start is not None:
         reader = SplitReader(bert, recipe.split)
-        before = load_file(start / "reader.safetensors")
-        shapes = {name: value.shape for name, value in reader.state_dict().items()}
-        kept = {n: v for n, v in before.items() if shapes.get(n) == v.shape and not n.startswith("binarizer.")}
+        kept = {n: v for n, v in load_file(start / "reader.safetensors").items() if not n.startswith("binarizer.")}
         reader.load_state_dict({**reader.state_dict(), **kept})
         return reader
     if not recipe.full.steps:
@@ -377,6 +377,11 @@ def train(
     Raises:
         ExportError: If an input cannot be used, or the folder holds a run by another recipe or of other data.
     """
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise ExportError(f"device {device} is not present: use --device cpu") from error
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (checkpoint / name).is_file():
             raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
@@ -390,16 +395,15 @@ def train(
     inputs = {
         "checkpoint": checkpoint.resolve().name,
         "sha256": file_hash(checkpoint / "model.safetensors"),
-        "data": [path.name for path in files],
+        "data": {path.name: file_hash(path) for path in files},
     }
-    if start is not None and not (start / "reader.safetensors").is_file():
-        raise ExportError(f"{start} holds no reader to start from: give a run folder")
+    if start is not None and not _same_shape(load_reader(start).config, recipe.split):
+        raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
     begun = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
 
     def made_from(step: str) -> dict[str, Any]:
         return inputs if step == "full" else {**inputs, **begun}
 
-    where = torch.device(device)
     sentences = SentenceTeacher(load_bert(checkpoint).to(where), recipe.split.code_bits, recipe.data.seed)
     figures = {}
     last: Path | None = None
@@ -407,7 +411,11 @@ def train(
         if not recipe.step(step).steps:
             continue
         last = folder = out / step
-        if share is not None and not folder.exists() and _finished(share / step, recipe.upto(step), made_from(step)):
+        own = (folder / "last.pt").exists() or (folder / "train.json").exists()
+        if folder.is_symlink() and not _finished(folder, recipe.upto(step), made_from(step)):
+            raise ExportError(f"{folder} is shared with another run, which has changed: give another folder")
+        if share is not None and not own and _finished(share / step, recipe.upto(step), made_from(step)):
+            shutil.rmtree(folder, ignore_errors=True)
             folder.symlink_to((share / step).resolve())
         if not _finished(folder, recipe.upto(step), made_from(step)):
             folder.mkdir(exist_ok=True)
@@ -429,9 +437,14 @@ def train(
     return figures
 
 
+def _same_shape(ours: SplitConfig, theirs: SplitConfig) -> bool:
+    """Whether two split readers differ in their binarizers at most."""
+    return replace(ours, binarizer=theirs.binarizer, bits=theirs.bits) == theirs
+
+
 def _finished(folder: Path, recipe: dict[str, Any], inputs: dict[str, Any]) -> bool:
     """Whether a step's folder, or a run's, is complete and by this recipe from these inputs."""
     if not (folder / "train.json").is_file():
         return False
     record = json.loads((folder / "train.json").read_text())
-    return record["recipe"] == recipe and all(record[name] == value for name, value in inputs.items())
+    return record["recipe"] == recipe and all(record.get(name) == inputs.get(name) for name in _INPUTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -85,6 +86,20 @@ class Manifest:
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def check_calibration(null_logit: float, temperature: float, threshold: float) -> None:
+    """
+    Refuse what is no calibration.
+
+    Raises:
+        ValueError: If a number is none or not finite, the temperature is not above 0, or the threshold not in 0..1.
+    """
+    for name, value in (("null_logit", null_logit), ("temperature", temperature), ("threshold", threshold)):
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"a {name} of {value!r}, which is no number")
+    if temperature <= 0 or not 0 <= threshold <= 1:
+        raise ValueError(f"a temperature of {temperature:g} and a threshold of {threshold:g}, which cannot be")
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` as the last file of a bundle."""
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -120,9 +135,10 @@ def read_manifest(folder: Path) -> Manifest:
             raise ModelError(f"{path} says {name} is {value!r}, not a positive number: export the bundle again")
     if not isinstance(manifest.files, dict) or not {TOKENIZER, LOWER, UPPER, SPAN} <= set(manifest.files):
         raise ModelError(f"{path} does not list the files of a bundle: export the bundle again")
-    numbers = (manifest.null_logit, manifest.temperature, manifest.threshold)
-    if any(type(number) not in (int, float) for number in numbers) or manifest.temperature <= 0:
-        raise ModelError(f"{path} has a null_logit, temperature or threshold that is none: export the bundle again")
+    try:
+        check_calibration(manifest.null_logit, manifest.temperature, manifest.threshold)
+    except ValueError as error:
+        raise ModelError(f"{path} has {error}: export the bundle again") from error
     if not isinstance(manifest.name, str):
         raise ModelError(f"{path} has a name that is no text: export the bundle again")
     if manifest.reader not in READERS or manifest.bits % 8 or manifest.code_bits % 8:

@@ -1,13 +1,17 @@
 """Scores become a confidence that means something, on numbers small enough to do by hand and on drawn ones."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.calibration import Calibration, Observation, fit, from_json, of_manifest
+from app.bundle import Bundle
+from app.calibration import Calibration, Observation, fit, in_force
+from store.bundle import UPPER
 from store.errors import StoreError
 
 floats = st.floats(-50, 50)
@@ -38,7 +42,7 @@ def drawn(null: float, temperature: float, count: int = 4000) -> list[Observatio
     observations = []
     for scores in np.sort(rng.normal(8, 6, (count, 5)))[:, ::-1]:
         share = Calibration(null, temperature, 0.5).probabilities(list(scores))[0]
-        observations.append(Observation(list(scores), [True, *[False] * 4], bool(rng.random() < share)))
+        observations.append(Observation("abcde", list(scores), bool(rng.random() < share)))
     return observations
 
 
@@ -61,24 +65,44 @@ def test_confidence_after_a_fit_is_the_share_that_is_right() -> None:
 
 def test_the_threshold_parts_right_from_wrong() -> None:
     """All rights score 9, all wrongs 1: any threshold between their confidences will do."""
-    found = fit([Observation([9.0], [True], True)] * 20 + [Observation([1.0], [True], False)] * 20)
-    assert found.probabilities([1.0])[0] < found.threshold <= found.probabilities([9.0])[0]
+    found = fit([Observation(["a"], [9.0], True)] * 20 + [Observation(["a"], [1.0], False)] * 20)
+    low, high = found.probabilities([1.0])[0], found.probabilities([9.0])[0]
+    assert low + 0.1 < found.threshold < high - 0.1  # in the middle of what parts them, not on its edge
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_observations_of_one_kind_fit_nothing(right: bool) -> None:
-    with pytest.raises(ValueError, match="answered right and questions that are not"):
-        fit([Observation([1.0], [True], right)] * 3)
+    with pytest.raises(
+        ValueError, match=r"are answered right and .* are not, a calibration needs at least 10 of either"
+    ):
+        fit([Observation(["a"], [1.0], right)] * 30 + [Observation(["a"], [1.0], not right)] * 9)
 
 
-def test_a_calibration_survives_the_store_and_damage_is_named() -> None:
+def test_spans_that_read_alike_are_one_answer() -> None:
+    calibration = Calibration(0.0, 1.0, 0.5)
+    shares = calibration.probabilities([2.0, 1.0, 0.5])
+    found = calibration.confidences(["Hansen", "Priya", "hansen"], [2.0, 1.0, 0.5])
+    assert found == {"hansen": pytest.approx(shares[0] + shares[2]), "priya": pytest.approx(shares[1])}
+    assert calibration.confidences([], []) == {}
+    assert max(calibration.confidences(["a"] * 20, [50.0] * 20).values()) <= 1
+
+
+def test_a_calibration_survives_the_store_and_damage_is_named(bundle: Bundle) -> None:
     calibration = Calibration(3.25, 2.0, 0.4)
-    assert from_json(calibration.to_json()) == calibration
-    for text in ("", "[]", "{}", '{"null_logit": "1", "temperature": 1, "threshold": 1}', '{"x": 1}'):
+    kept = calibration.to_json(bundle.manifest)
+    assert in_force(kept, bundle.manifest) == calibration
+    values = json.loads(kept)
+    for change in ({"null_logit": "1"}, {"temperature": 0}, {"threshold": math.nan}, {"threshold": 2}, {"more": 1}):
         with pytest.raises(StoreError, match="calibrate --reset"):
-            from_json(text)
+            in_force(json.dumps({**values, **change}), bundle.manifest)
+    for text in ("", "[]", "{}", "3"):
+        with pytest.raises(StoreError, match="calibrate --reset"):
+            in_force(text, bundle.manifest)
 
 
-def test_a_bundle_comes_with_one(bundle) -> None:  # type: ignore[no-untyped-def]
+def test_a_bundle_comes_with_one_that_holds_until_another_is_fitted_to_its_reader(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    assert of_manifest(manifest) == Calibration(manifest.null_logit, manifest.temperature, manifest.threshold)
+    own = Calibration(manifest.null_logit, manifest.temperature, manifest.threshold)
+    assert in_force(None, manifest) == own
+    other = replace(manifest, files={**manifest.files, UPPER: "f" * 64})
+    assert in_force(Calibration(1.0, 1.0, 0.9).to_json(other), manifest) == own

@@ -977,8 +977,8 @@ def stored(path: Path) -> int:
 # measuring
 
 
-def questions_file(folder: Path, *, count: int = 4) -> Path:
-    """Questions on the sample notes, with their answers."""
+def questions_file(folder: Path, times: int = 1) -> Path:
+    """Questions on the sample notes, with their answers, each so many times."""
     rows = [
         {"question": QUESTION, "answers": ["14 March 2024"]},
         {"question": "Which port does the staging database listen on?", "answers": ["5433", "port 5433"]},
@@ -986,7 +986,7 @@ def questions_file(folder: Path, *, count: int = 4) -> Path:
         {"question": "What is my passport number?", "answers": []},
     ]
     path = folder / "questions.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows[:count]))
+    path.write_text("\n".join(json.dumps(row) for row in rows * times))
     return path
 
 
@@ -1021,7 +1021,7 @@ def test_eval_refuses_what_cannot_be_measured(run: Run, sample: Places, tmp_path
 def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, sample: Places, tmp_path: Path) -> None:
     store = tmp_path / "store.db"
     shutil.copy(sample.store, store)
-    path = questions_file(tmp_path)
+    path = questions_file(tmp_path, times=6)
     before = rows(store, "SELECT key, value FROM settings ORDER BY key")
     outcome = run("--store", store, "calibrate", path, "--dry-run")
     assert outcome.code == 0
@@ -1029,15 +1029,10 @@ def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, 
     assert rows(store, "SELECT key, value FROM settings ORDER BY key") == before
     assert run("--store", store, "calibrate", path).out == outcome.out
     kept = dict(rows(store, "SELECT key, value FROM settings"))["calibration"]
-    assert [f"{value:g}" for value in json.loads(kept).values()] == [
-        line.split()[1] for line in outcome.out.splitlines()
-    ]
+    numbers = [f"{value:g}" for name, value in json.loads(kept).items() if name != "reader"]
+    assert numbers == [line.split()[1] for line in outcome.out.splitlines()]
     assert run("--store", store, "ask", QUESTION).code == 0
-    execute(
-        """UPDATE settings SET value = '{"null_logit": 99, "temperature": 1, "threshold": 0.5}'
-            WHERE key = 'calibration'""",
-        store,
-    )
+    execute("UPDATE settings SET value = json_set(value, '$.null_logit', 999) WHERE key = 'calibration'", store)
     assert run("--store", store, "ask", QUESTION).code == 1
     execute("UPDATE settings SET value = 'x' WHERE key = 'calibration'", store)
     refused(run("--store", store, "ask", QUESTION), 3, "calibrate --reset")
@@ -1045,11 +1040,9 @@ def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, 
     assert rows(store, "SELECT key, value FROM settings ORDER BY key") == before
 
 
-def test_calibrate_needs_questions_of_both_kinds(run: Run, sample: Places, tmp_path: Path) -> None:
+def test_calibrate_needs_enough_questions_of_both_kinds(run: Run, sample: Places, tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"question": NOT_IN_NOTES, "answers": []}))
-    refused(
-        run("--store", sample.store, "calibrate", path, "--dry-run"), 2, "answered right and questions that are not"
-    )
+    refused(run("--store", sample.store, "calibrate", path, "--dry-run"), 2, "at least 10 of either")
     refused(run("--store", sample.store, "calibrate"), 2, "--reset")
     refused(run("--store", sample.store, "calibrate", path, "--reset"), 2, "--reset")

@@ -24,6 +24,7 @@ from app.evaluation import (
     normalise,
     summary,
 )
+from app.indexer import index
 from app.places import Places
 from store.errors import ModelError, UsageError
 from store.tokens import TokenStore
@@ -87,6 +88,16 @@ def test_questions_come_as_lines_gzipped_lines_and_squad(tmp_path: Path) -> None
     assert load_questions(tmp_path / "squad.json") == [*expected, Question("when?", (), "Hansen did.", "A")]
 
 
+def test_answers_come_as_the_datasets_library_writes_them_too(tmp_path: Path) -> None:
+    row = {**ROW, "answers": {"text": ["Hansen", "Hansen"], "answer_start": [0, 0]}}
+    assert load_questions(write(tmp_path / "rows.jsonl", row))[0].answers == ("Hansen",)
+
+
+def test_a_line_separator_inside_a_row_does_not_end_it(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**ROW, "question": "who\u2028?"}, ensure_ascii=False))
+    assert load_questions(tmp_path / "rows.jsonl")[0].text == "who\u2028?"
+
+
 def test_a_persons_own_questions_need_no_context(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", {"question": "which port?", "answers": ["5433", "5433"]})
     assert load_questions(path) == [Question("which port?", ("5433",), None, "")]
@@ -119,7 +130,7 @@ def test_files_that_hold_no_questions_are_refused(tmp_path: Path, text: str, mes
 
 def outcome(answer: str, score: float, rank: int | None = None, answerable: bool = True) -> Outcome:
     question = Question("who?", ("Hansen",), None, "")
-    return Outcome(question, answerable, answer, (score,), (True,), rank, 10.0)
+    return Outcome(question, answerable, (answer,), (score,), rank, 10.0)
 
 
 def test_retrieval_figures_agree_with_the_library() -> None:
@@ -151,6 +162,17 @@ def test_abstention_figures_by_hand() -> None:
     assert figures["abstention"] == {
         "threshold": 0.5, "precision": 0.5, "recall": 0.5, "answered": 0.5, "auroc": 0.75
     }  # fmt: skip
+
+
+def test_few_questions_make_a_short_curve_that_says_its_own_coverage() -> None:
+    curve = coverage_risk([outcome("Hansen", 5.0), outcome("Priya", 4.0), outcome("Priya", 1.0)], PLAIN)
+    assert [point["coverage"] for point in curve] == [0.3333, 0.6667, 1.0]
+
+
+def test_without_an_answerable_question_there_are_no_means() -> None:
+    figures = summary([outcome("Priya", 1.0, answerable=False)], "binarized", PLAIN, opened=True)
+    assert (figures["questions"], figures["em"], figures["mrr"], figures["abstention"]) == (0, None, None, None)
+    assert figures["ms_per_question"] == {"p50": None, "p95": None}
 
 
 def test_the_coverage_risk_curve_takes_the_surest_first() -> None:
@@ -188,6 +210,7 @@ def test_asking_open_retrieves_reads_and_leaves_the_article_out(sample: Places, 
     assert [o.em for o in own] == [1.0, 1.0]
     assert [o.rank for o in own] == [1, 1]
     assert [o.answerable for o in asked] == [True, False, True, False]
+    assert all(len(o.answers) == len(o.scores) > 0 for o in asked)
     assert all(o.f1 == 0 and o.rank is None for o in elsewhere)
     assert all("14 March 2024" not in o.answer and "5433" not in o.answer for o in elsewhere)
 
@@ -211,6 +234,39 @@ def test_progress_counts_every_outcome(sample: Places, bundle: Bundle) -> None:
     with TokenStore.open(sample.store) as store:
         Examination(sample_rows(), bundle, store).ask("binarized", 5, True, lambda *at: seen.append(at))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_every_nth_question_is_asked_and_the_others_still_say_what_an_article_is(
+    bundle: Bundle, notes: Path, store: TokenStore
+) -> None:
+    """Two contexts of one article, one of them asked: without the article means without both."""
+    contexts = ["The boiler was serviced on 4 March.", "The boiler was serviced on 9 June, once more."]
+    for number, context in enumerate(contexts):
+        (notes / f"{number}.txt").write_text(context)
+    (notes / "pear.txt").write_text("The pear tree was planted in November.")
+    index(store, bundle, [notes])
+    questions = [Question("When was the boiler serviced?", (c[27:-1],), c, "Boiler") for c in contexts]
+    asked = Examination(questions, bundle, store, every=2).ask("binarized", 20, without=True)
+    assert [o.answerable for o in asked] == [True, False]
+    assert asked[0].rank in (1, 2)
+    assert len(asked[0].answers) == 3
+    assert len(asked[1].answers) == 1
+
+
+def test_an_answer_stands_in_a_passage_as_whole_words_only(bundle: Bundle, notes: Path, store: TokenStore) -> None:
+    (notes / "a.txt").write_text("Port 5433 is for education.")
+    (notes / "b.txt").write_text("A cat and 5 dogs.")
+    index(store, bundle, [notes])
+    asked = Examination([Question("How many dogs?", ("5",), None, "")], bundle, store).ask("binarized", 20, True)
+    assert len(asked[1].answers) == 1  # only b.txt was left out
+
+
+def test_a_context_that_is_no_note_is_judged_by_its_answer(sample: Places, bundle: Bundle) -> None:
+    excerpt = Question("When was the boiler serviced?", ("14 March 2024",), "Serviced on 14 March 2024.", "x")
+    with TokenStore.open(sample.store) as opened:
+        own, elsewhere = Examination([excerpt], bundle, opened).ask("binarized", 20, without=True)
+    assert own.rank == 1
+    assert all("14 March 2024" not in answer for answer in elsewhere.answers)
 
 
 @pytest.mark.parametrize("reader", ["full", "split"])

@@ -12,9 +12,10 @@ from app.baselines import FloatSplitReader, FullReader
 from app.bundle import Bundle
 from app.reader import PassageBits
 from export.binarizer import rms
-from export.bundle import make_bundle
+from export.bundle import Calibration, make_bundle
 from export.graphs import LowerGraph, Table
 from export.reader import SplitConfig
+from export.recipe import StepConfig
 from export.train import load_full, load_reader, train
 from store.bundle import LOWER, SPAN, UPPER, read_manifest, verify
 from store.codec import pack, token_arrays
@@ -198,6 +199,20 @@ def test_a_graph_that_computes_something_else_is_caught(
 def test_an_existing_folder_is_never_overwritten(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="exists: give a new folder"):
         make_bundle(run, tmp_path, "tiny")
+
+
+def test_a_run_without_bits_and_a_single_step_are_refused(run: Path, tmp_path: Path) -> None:
+    data = [run.parent / "train.jsonl"]
+    train(run.parent / "bert", data, data, tmp_path / "run", replace(RECIPE, binarized=StepConfig(steps=0)), share=run)
+    for folder in (tmp_path / "run", run / "decomposed"):
+        with pytest.raises(ExportError, match="is not a whole run with a binarized step"):
+            make_bundle(folder, tmp_path / "out", "tiny")
+
+
+def test_a_calibration_that_cannot_be_is_refused(run: Path, tmp_path: Path) -> None:
+    for calibration in (Calibration(float("nan"), 1, 0.5), Calibration(0, 0, 0.5), Calibration(0, 1, 2)):
+        with pytest.raises(ExportError, match="what btr-assistant calibrate prints"):
+            make_bundle(run, tmp_path / "out", "tiny", calibration=calibration)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ def batch(gold: int) -> Batch:
 
 def test_task_loss_normalises_over_passages_and_the_null_option() -> None:
     """Two passages of two tokens and the null: one softmax over five logits."""
-    logits = torch.tensor([[0.3, 1.2], [-0.5, 2.0]])
-    shares = -torch.log_softmax(torch.tensor([0.0, 0.3, 1.2, -0.5, 2.0]), 0)
-    assert torch.isclose(task_loss(batch(0), reading(logits)), shares[2], atol=1e-5)
-    assert torch.isclose(task_loss(batch(1), reading(logits)), shares[4], atol=1e-5)
-    assert torch.isclose(task_loss(batch(-1), reading(logits)), shares[0], atol=1e-5)
+    start, end = torch.tensor([[0.3, 1.2], [-0.5, 2.0]]), torch.tensor([[-1.0, 0.1], [0.7, 0.4]])
+    starts = -torch.log_softmax(torch.tensor([0.0, 0.3, 1.2, -0.5, 2.0]), 0)
+    ends = -torch.log_softmax(torch.tensor([0.0, -1.0, 0.1, 0.7, 0.4]), 0)
+    for gold, at in ((0, 2), (1, 4), (-1, 0)):
+        expected = (starts[at] + ends[at]) / 2
+        assert torch.isclose(task_loss(batch(gold), reading(start, end)), expected, atol=1e-5)
 
 
 def test_the_early_head_has_the_same_loss() -> None:

@@ -87,6 +87,8 @@ def test_garbage_for_a_manifest_is_one_sentence(tmp_path: Path, text: str) -> No
         ("null_logit", "0"),
         ("temperature", 0),
         ("threshold", None),
+        ("threshold", 2),
+        ("null_logit", float("nan")),
         ("heading_tokens", -1),
         ("bits", True),
         ("name", None),

@@ -181,8 +181,15 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     monkeypatch.setattr(Trainer, "_step", stop_after_four)
     with pytest.raises(KilledError):
         train(folder / "bert", data, data, tmp_path / "parts", RECIPE, eval_every=6, save_every=4)
-    monkeypatch.setattr(Trainer, "_step", step)
+    steps: list[str] = []
+
+    def counted(self: Trainer, batch: Batch) -> dict[str, float]:
+        steps.append(self.name)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
     train(folder / "bert", data, data, tmp_path / "parts", RECIPE, eval_every=6, save_every=4)
+    assert steps.count(stopped_in) == 2  # the four before the stop were kept
     whole, parts = load_reader(whole_run).state_dict(), load_reader(tmp_path / "parts").state_dict()
     assert whole.keys() == parts.keys()
     for name in whole:
@@ -260,8 +267,37 @@ def test_the_decomposed_step_can_start_from_another_runs_reader(folder: Path, tm
             assert torch.equal(ours[name], value), name
     record = json.loads((tmp_path / "run" / "train.json").read_text())
     assert record["start"] == file_hash(whole_run / "reader.safetensors")
-    with pytest.raises(ExportError, match="no reader to start from"):
+    before = (tmp_path / "run" / "decomposed" / "train.json").stat().st_mtime_ns
+    train(folder / "bert", data, data, tmp_path / "run", settings, start=whole_run)
+    assert (tmp_path / "run" / "decomposed" / "train.json").stat().st_mtime_ns == before
+    with pytest.raises(ExportError, match="holds no finished run"):
         train(folder / "bert", data, data, tmp_path / "other", settings, start=tmp_path)
+    with pytest.raises(ExportError, match="reader of another shape"):
+        wider = recipe(full={"steps": 0}, split={"match_rank": 8})
+        train(folder / "bert", data, data, tmp_path / "other", wider, start=whole_run)
+
+
+def test_a_step_that_started_elsewhere_is_not_shared(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    data = [folder / "train.jsonl"]
+    started = recipe(decomposed={"steps": 2})
+    train(folder / "bert", data, data, tmp_path / "a", started, share=whole_run, start=whole_run)
+    train(folder / "bert", data, data, tmp_path / "b", started, share=tmp_path / "a")
+    assert (tmp_path / "b" / "full").is_symlink()
+    assert not (tmp_path / "b" / "decomposed").is_symlink()
+    train(folder / "bert", data, data, tmp_path / "c", started, share=whole_run, start=whole_run)
+    assert not (tmp_path / "c" / "decomposed").is_symlink()
+
+
+def test_a_shared_step_is_never_trained_into_the_other_run(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    data = [folder / "train.jsonl"]
+    train(folder / "bert", data, data, tmp_path / "run", recipe(binarized={"steps": 2}), share=whole_run)
+    with pytest.raises(ExportError, match="is shared with another run"):
+        train(folder / "bert", data, data, tmp_path / "run", recipe(full={"steps": 7}))
+
+
+def test_a_device_that_is_not_there_is_named_at_once(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="device warp is not present"):
+        train(folder / "bert", [], [], tmp_path / "run", RECIPE, device="warp")
 
 
 def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -278,6 +314,8 @@ def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> N
         (SplitConfig(split_layer=2, upper_layers=1, bits=16), "does not fit 3 layers"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=12), "multiple of 8"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=40), "at most the hidden size 32"),
+        (SplitConfig(split_layer=1, upper_layers=2, bits=0), "multiple of 8"),
+        (SplitConfig(split_layer=1, upper_layers=2, bits=16, code_bits=12), "12 bits of a passage code"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=16, binarizer="coin"), "no binarizer 'coin': it is one of"),
     ],
 )
@@ -292,7 +330,8 @@ def test_inputs_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> No
     with pytest.raises(ExportError, match=r"nothing\.jsonl does not exist"):
         list(load_passages([tmp_path / "nothing.jsonl"], load_tokenizer(folder / "bert"), 40))
     row = '{"context": "", "question": "", "answers": []}'
-    for line, message in (("{", "is not JSON"), ("3", "is no object with"), ("{}", "is no object with")):
+    wrong = ("3", "{}", '{"context": null, "question": "", "answers": []}', row.replace("[]", '["x"]'))
+    for line, message in (("{", "is not JSON"), *((line, "is no object with") for line in wrong)):
         (tmp_path / "bad.jsonl").write_text(f"{row}\n{line}")
         with pytest.raises(ExportError, match=rf"bad\.jsonl:2 {message}"):
             list(read_rows([tmp_path / "bad.jsonl"]))
@@ -307,11 +346,11 @@ def test_files_without_an_answerable_question_are_refused(folder: Path, tmp_path
 def test_a_finished_run_keeps_its_figures_when_it_is_started_again(folder: Path, whole_run: Path) -> None:
     data = [folder / "train.jsonl"]
     record = (whole_run / "train.json").read_bytes()
-    weights = (whole_run / "reader.safetensors").read_bytes()
+    weights = (whole_run / "reader.safetensors").stat().st_mtime_ns
     figures = train(folder / "bert", data, data, whole_run, RECIPE)
     assert list(figures) == ["full", "decomposed", "binarized"]
     assert (whole_run / "train.json").read_bytes() == record
-    assert (whole_run / "reader.safetensors").read_bytes() == weights
+    assert (whole_run / "reader.safetensors").stat().st_mtime_ns == weights
 
 
 def test_a_recipe_names_what_it_sets() -> None:
@@ -331,6 +370,12 @@ def test_a_recipe_names_what_it_sets() -> None:
         ("", ["full.steps"], "is no setting"),
         ("", ["full.steps=many"], "is no setting"),
         ("", ["full.steps=true"], "steps must be int, not True"),
+        ("full = 3", ["full.steps=9"], "is no setting"),
+        ("", ["full.steps=-1"], "steps must be 0 to inf, not -1"),
+        ("", ["full.lr=nan"], "lr must be 0 to 1, not nan"),
+        ("", ["decomposed.share=0"], r"share must be 0\.01 to 1, not 0\.0"),
+        ("", ["binarized.sentences_every=0"], "sentences_every must be 1 to inf, not 0"),
+        ("", ["data.window=600"], "window must be 16 to 400, not 600"),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, settings: list[str], message: str) -> None:
