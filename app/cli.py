@@ -482,6 +482,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     help="Repeatable; split and full need a bundle made with them.",
 )
 @click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
+@click.option("--finish", type=click.IntRange(1), help="Passages that the binarized reader reads to the end.")
 @click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Ask every n-th question only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a reader.")
 @click.pass_obj
@@ -492,6 +493,7 @@ def evaluate(
     without: bool,
     readers: tuple[str, ...],
     passages: int,
+    finish: int | None,
     every: int,
     as_json: bool,
 ) -> None:
@@ -503,7 +505,7 @@ def evaluate(
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary
 
-    with _examination(places, questions, opened, every) as examination:
+    with _examination(places, questions, opened, every, finish) as examination:
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
@@ -554,20 +556,23 @@ def calibrate(places: Places, questions: Path | None, passages: int, every: int,
 
 
 @contextmanager
-def _examination(places: Places, questions: Path, opened: bool, every: int) -> Iterator[Examination]:
+def _examination(
+    places: Places, questions: Path, opened: bool, every: int, finish: int | None = None
+) -> Iterator[Examination]:
     """The questions of a file over an open bundle and, if asked for, the store."""
     from app.bundle import Bundle
     from app.evaluation import Examination, load_questions
+    from app.reader import FINISHED
 
     chosen = load_questions(questions)
     bundle = Bundle.open(places.bundle, places.device)
     if not opened:
-        yield Examination(chosen, bundle, None, every)
+        yield Examination(chosen, bundle, None, every, finish or FINISHED)
         return
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store, every)
+        yield Examination(chosen, bundle, store, every, finish or FINISHED)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

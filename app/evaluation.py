@@ -33,7 +33,7 @@ from app.calibration import SETTING, Calibration, Observation, in_force
 from app.documents import Document
 from app.formats.base import encodable
 from app.passages import PassageSplitter
-from app.reader import PassageBits, Reader, Span
+from app.reader import FINISHED, ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import CANDIDATES, Retriever, fuse
 from store.codec import Bits, token_arrays
 from store.errors import UsageError
@@ -191,9 +191,21 @@ def _question(row: Any) -> Question:
 class Examination:
     """Questions put to a bundle's readers, over their contexts or over a store."""
 
-    def __init__(self, questions: Sequence[Question], bundle: Bundle, store: TokenStore | None, every: int = 1) -> None:
-        """Of the questions every n-th is asked; the others say what belongs to an article."""
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        bundle: Bundle,
+        store: TokenStore | None,
+        every: int = 1,
+        finished: int = FINISHED,
+    ) -> None:
+        """
+        Of the questions every n-th is asked; the others say what belongs to an article.
+
+        `finished` is how many passages the binarized reader takes through its last layer.
+        """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
+        self._finished = finished
         kept = store.setting(SETTING) if store else None
         self.calibration = in_force(kept, bundle.manifest)
         self._readers: dict[str, Reader] = {}
@@ -206,7 +218,11 @@ class Examination:
             ModelError: If the bundle does not have it.
         """
         if name not in self._readers:
-            self._readers[name] = READERS[name](self.bundle)
+            chosen = READERS[name]
+            if chosen is ExtractiveReader:
+                self._readers[name] = ExtractiveReader(self.bundle, self._finished)
+            else:
+                self._readers[name] = chosen(self.bundle)
         return self._readers[name]
 
     def ask(
