@@ -55,6 +55,13 @@ def tear(path: Path) -> None:
         file.write(b"\xff" * 16384)
 
 
+def test_help_says_what_each_command_is_for(run: Run) -> None:
+    for command in ("doctor", "verify", "backup", "restore", "forget"):
+        outcome = run(command, "-h")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert f"Example: btr-assistant {command}" in outcome.out
+
+
 # doctor
 
 
