@@ -213,8 +213,8 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
         return
     _confirm(yes, f"{notes} would be forgotten", f"Forget {notes}? The files stay.")
     with writing(places.store, places.lock, manifest) as store:
+        applied = [(path, file, line, ignored and ignore(path, file, line)) for path, file, line in rules]
         proof = run(store, choose(store, paths))
-    applied = [(path, file, line, ignored and ignore(path, file, line)) for path, file, line in rules]
     if as_json:
         rows: list[dict[str, Any]] = [
             {"path": path, "file": str(file), "line": line, "ignored": done} for path, file, line, done in applied

@@ -70,7 +70,8 @@ def choose(store: TokenStore, paths: Iterable[str]) -> Chosen:
         broken = [path for path in failures if is_inside(path, root)]
         if not found and not broken:
             raise UsageError(
-                f"{root} is not in the store, nothing was changed: btr-assistant search finds notes by words"
+                f"{root} is not in the store, nothing was changed: if forgetting it was interrupted, "
+                "btr-assistant cleanup wipes what is left"
             )
         chosen |= found
         failed |= dict.fromkeys(broken)
@@ -113,16 +114,19 @@ def rule_for(path: str, store: TokenStore) -> tuple[Path, str]:
 
 def ignore(path: str, file: Path, line: str) -> bool:
     """
-    Append a line to a `.btrignore`; whether a note or folder is left out from now on.
+    Add a line to a `.btrignore` that lacks it; whether a note or folder is left out from now on.
 
     Raises:
         UsageError: If it cannot be written.
     """
+    added = line.encode()
     try:
         before = file.read_bytes() if file.exists() else b""
-        end = b"" if not before or before.endswith(b"\n") else b"\n"
-        with file.open("ab") as opened:
-            opened.write(end + line.encode() + b"\n")
+        if added not in before.splitlines():
+            with file.open("ab") as opened:
+                opened.write((b"" if not before or before.endswith(b"\n") else b"\n") + added + b"\n")
     except OSError as error:
-        raise UsageError(f"cannot write {file} ({error.strerror}): add the line {line} to it") from error
+        raise UsageError(
+            f"cannot write {file} ({error.strerror}), nothing was forgotten: try without --ignore"
+        ) from error
     return not any(is_inside(found.path, path) for found in scan(file.parent).files)

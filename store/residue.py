@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 PIECE = 24
 SHORTEST = 12
 """Bytes of a whole text that are still looked for: fewer could be in any file by chance."""
 _KEY = 8
 _BLOCK = 1 << 23
+_HASH_BITS = 20
 _DULL = 3
 """Different bytes in a piece from which on it says something; a ruler or blanks do not."""
 
@@ -43,6 +45,8 @@ def found_in(wanted: Iterable[bytes], blocks: Iterable[bytes]) -> set[bytes]:
     if not by_key:
         return found
     keys = np.sort(np.frombuffer(b"".join(by_key), dtype="<u8"))
+    likely = np.zeros(1 << _HASH_BITS, dtype=bool)
+    likely[_hashes(keys)] = True
     tail = b""
     for block in blocks:
         data = tail + block
@@ -51,12 +55,18 @@ def found_in(wanted: Iterable[bytes], blocks: Iterable[bytes]) -> set[bytes]:
             if count <= 0:
                 continue
             words = np.frombuffer(data, dtype="<u8", count=count, offset=shift)
-            near = np.minimum(np.searchsorted(keys, words), len(keys) - 1)
-            for hit in np.flatnonzero(keys[near] == words):
+            maybe = np.flatnonzero(likely[_hashes(words)])
+            near = np.minimum(np.searchsorted(keys, words[maybe]), len(keys) - 1)
+            for hit in maybe[keys[near] == words[maybe]]:
                 at = shift + _KEY * int(hit)
                 found.update(piece for piece in by_key[data[at : at + _KEY]] if data.startswith(piece, at))
         tail = data[-(PIECE - 1) :]
     return found
+
+
+def _hashes(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The top bits of words multiplied by an odd number: a table of these says where a search is worth its time."""
+    return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _HASH_BITS)
 
 
 def file_blocks(path: Path) -> Iterator[bytes]:
@@ -85,4 +95,6 @@ def text_blocks(texts: Iterable[str]) -> Iterator[bytes]:
 
 def _folded(text: str) -> str:
     """Lower case, without diacritics."""
+    if text.isascii():
+        return text.lower()
     return "".join(c for c in unicodedata.normalize("NFKD", text).lower() if not unicodedata.combining(c))

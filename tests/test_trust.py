@@ -7,6 +7,7 @@ A check that cannot fail is none: each is shown on something broken, too.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import pytest
 
 from app.bundle import Bundle
 from app.doctor import examine
-from app.forget import rule_for
+from app.forget import ignore, rule_for
 from app.indexer import writer_lock
 from app.offline import prove
 from app.places import EMBEDDED_BUNDLE, Places, resolve
@@ -519,6 +520,43 @@ def test_forget_asks_and_a_dry_run_only_lists(run: Run, notes: Path, home: Path)
     refused(run("forget", notes / "b.md", "--yes"), 2, "is not in the store, nothing was changed")
     refused(run("forget", notes / "a.md", notes / "b.md", "--yes"), 2, "is not in the store, nothing was changed")
     assert contents(home / "store.db") == before
+
+
+def test_forget_and_restore_that_are_answered_no_change_nothing(
+    run: Run, notes: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (notes / "a.md").write_text(SECRET)
+    run("index", notes)
+    run("backup", tmp_path / "b.db")
+    (notes / "a.md").write_text(SECRET + " Still.")
+    run("index", notes)
+    before = contents(home / "store.db")
+    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
+    for arguments, asks in (
+        (["forget", "--ignore", notes / "a.md"], "Forget 1 notes? The files stay."),
+        (["restore", tmp_path / "b.db"], "Replace "),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+        outcome = run(*arguments)
+        assert (outcome.code, outcome.out) == (130, "")
+        assert asks in outcome.err
+    assert contents(home / "store.db") == before
+    assert not (notes / ".btrignore").exists()
+
+
+def test_a_rule_that_cannot_be_written_stops_before_anything_is_forgotten(run: Run, notes: Path, home: Path) -> None:
+    (notes / "a.md").write_text(SECRET)
+    run("index", notes)
+    (notes / ".btrignore").mkdir()
+    before = contents(home / "store.db")
+    refused(run("forget", notes / "a.md", "--yes", "--ignore"), 2, ".btrignore", "nothing was forgotten")
+    assert contents(home / "store.db") == before
+
+
+def test_a_rule_is_written_once(notes: Path) -> None:
+    for _ in range(2):
+        assert ignore(str(notes / "a.md"), notes / ".btrignore", "/a.md")
+    assert (notes / ".btrignore").read_text() == "/a.md\n"
 
 
 def test_deleted_notes_and_failures_are_forgotten_too(run: Run, notes: Path, home: Path) -> None:
