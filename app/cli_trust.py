@@ -67,12 +67,13 @@ def _print_evidence(evidence: Evidence) -> None:
     tried = f"{len(evidence.sockets)} sockets attempted"
     if evidence.sockets:
         tried += f" ({', '.join(sorted(set(evidence.sockets)))})"
-    native = "not told by this system" if evidence.open_sockets is None else f"{evidence.open_sockets}"
+    native = "" if evidence.open_sockets is None else f", {evidence.open_sockets} sockets among its open files"
+    kernel = ", and the kernel refused them to machine code" if evidence.kernel else ""
     _print_check(
         "offline",
         evidence.holds,
-        f"{tried}, {len(evidence.processes)} processes attempted, sockets among its open files: {native}; "
-        f"ran {', '.join(evidence.ran)} over made-up notes, every socket refused"
+        f"{tried}, {len(evidence.processes)} processes attempted{native}; "
+        f"ran {', '.join(evidence.ran) or 'nothing to its end'} over made-up notes, every socket refused{kernel}"
         + (f"; {evidence.failed}" if evidence.failed else ""),
         "" if evidence.holds else "report this as a bug, with this line",
     )

@@ -3,8 +3,10 @@ The proof that nothing leaves the machine: `index`, `ask` and `search` in a proc
 
 The process first installs an audit hook that counts and refuses everything Python does with sockets, and every attempt
 to start another process, which the hook would not see into; only then it imports the rest of the program. A library's
-own machine code does not pass that hook, so on Linux the process also looks, after every step, whether one of its open
-files is a socket. The notes are made up, in a temporary home that is removed.
+own machine code does not pass that hook: so on Linux the kernel is told to end the process at its first socket call
+(seccomp), and the process also looks, after every step, whether one of its open files is a socket. Because such code
+may work in the background, the process stays for some seconds after the last answer. The notes are made up, in a
+temporary home that is removed.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +31,11 @@ NOTES = {
 }
 QUESTION = "When was the boiler serviced?"
 _REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn")
+_SOCKET_CALL = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""Machine -> the kernel's name for it, and its number of the call that opens a socket."""
+_SIGSYS = 31
+_LINGER = 6.0
+"""Seconds."""
 _PROCESS_FILES = Path("/proc/self/fd")
 
 
@@ -41,6 +51,8 @@ class Evidence:
     """Audit events of processes to be started, all refused."""
     open_sockets: int | None = None
     """Sockets among the process's open files after any step; None where the system does not tell."""
+    kernel: bool = False
+    """The kernel would have ended the process at its first socket call, whoever made it."""
     failed: str | None = None
     """Why the run did not come to its end."""
 
@@ -58,6 +70,7 @@ class Guard:
 
     def install(self) -> None:
         """There is no way back: an audit hook stays."""
+        self._evidence.kernel = deny_sockets_in_kernel()
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -71,6 +84,33 @@ class Guard:
         if _PROCESS_FILES.is_dir():
             opened = sum(_target(path).startswith("socket:") for path in _PROCESS_FILES.iterdir())
             self._evidence.open_sockets = max(self._evidence.open_sockets or 0, opened)
+
+
+def deny_sockets_in_kernel() -> bool:
+    """Have the kernel end this process at its first socket call, for good; whether it can."""
+    if sys.platform != "linux" or platform.machine() not in _SOCKET_CALL:
+        return False
+    import ctypes
+
+    machine, socket_call = _SOCKET_CALL[platform.machine()]
+    load, jump_if_equal, give = 0x20, 0x15, 0x06
+    allow, kill_process = 0x7FFF0000, 0x80000000
+    program = (
+        (load, 0, 0, 4),  # the machine
+        (jump_if_equal, 0, 2, machine),
+        (load, 0, 0, 0),  # the call
+        (jump_if_equal, 1, 0, socket_call),
+        (give, 0, 0, allow),
+        (give, 0, 0, kill_process),
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
+    no_new_privileges, seccomp, by_filter = 38, 22, 2
+    prctl = ctypes.CDLL(None).prctl
+    prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    if prctl(no_new_privileges, 1, 0, 0, 0):
+        return False
+    return bool(prctl(seccomp, by_filter, ctypes.addressof(fprog), 0, 0) == 0)
 
 
 def _target(path: Path) -> str:
@@ -99,6 +139,10 @@ def prove(bundle: Path, device: str) -> Evidence:
     try:
         return Evidence(**json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
+        if done.returncode == -_SIGSYS:
+            return Evidence(
+                kernel=True, failed="machine code of a library opened a socket, the kernel ended the process"
+            )
         said = done.stderr.strip().splitlines() or ["nothing"]
         return Evidence(failed=f"exit code {done.returncode}: {said[-1]}")
 
@@ -120,6 +164,8 @@ def guarded() -> None:
         if code > 1:  # an abstention is an outcome
             evidence.failed = f"{command[0]} ended with exit code {code}: {said}"
             break
+    time.sleep(_LINGER)
+    guard.look()
     sys.stdout.write(json.dumps(asdict(evidence)) + "\n")
 
 

@@ -227,6 +227,39 @@ def test_sockets_and_processes_are_refused_and_counted_in_a_guarded_process() ->
     assert said.endswith(" False\n")
 
 
+PHONES_HOME_UNSEEN = """
+import sys
+
+def hook(event, arguments):
+    if event == "sqlite3.connect":
+        import ctypes
+        ctypes.CDLL(None).socket(2, 2, 0)
+
+sys.addaudithook(hook)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such filter there")
+def test_machine_code_that_opens_a_socket_past_python_fails_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PHONES_HOME_UNSEEN)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    evidence = prove(EMBEDDED_BUNDLE, "cpu")
+    if not evidence.kernel:
+        pytest.skip("the kernel takes no filter here")
+    assert not evidence.holds
+    assert evidence.failed == "machine code of a library opened a socket, the kernel ended the process"
+
+
+@pytest.mark.parametrize("package", ["app", "export"])
+def test_onnx_runtime_is_told_to_send_nothing_whatever_the_environment_says(package: str) -> None:
+    code = f"import {package}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not tell")
 def test_a_socket_that_was_opened_past_the_guard_is_seen_among_the_open_files() -> None:
     assert " 1 False" in guarded("__import__('socket').socket()")
