@@ -46,6 +46,8 @@ def doctor(places: Places, as_json: bool, offline_proof: bool) -> None:
         checks.append(check)
         if not as_json:
             _print_check(check.name, check.ok, check.detail, check.fix)
+    if offline_proof and not as_json:
+        click.echo("index, ask and search run with every socket refused: about 20 seconds", err=True)
     evidence = prove(places.bundle, places.device) if offline_proof else None
     ok = all(check.ok for check in checks) and (evidence is None or evidence.holds)
     if as_json:

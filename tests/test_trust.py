@@ -186,6 +186,7 @@ sys.addaudithook(hook)
 def test_a_library_that_phones_home_quietly_fails_the_proof(
     run: Run, private: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.offline.LINGER", 0.0)
     (tmp_path / "sitecustomize.py").write_text(PHONES_HOME)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
@@ -243,6 +244,7 @@ sys.addaudithook(hook)
 def test_machine_code_that_opens_a_socket_past_python_fails_the_proof(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.offline.LINGER", 0.0)
     (tmp_path / "sitecustomize.py").write_text(PHONES_HOME_UNSEEN)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     evidence = prove(EMBEDDED_BUNDLE, "cpu")
