@@ -1,3 +1,12 @@
-"""What a person runs: command line, chat, documents in, answers out. No torch."""
+"""
+What a person runs: command line, chat, documents in, answers out. No torch.
+
+ONNX Runtime's packages send usage events to their maker by default, from machine code that Python cannot see into: it
+is told not to here, before anything can import it, whatever the environment says.
+"""
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import __version__
+from app.cli_trust import COMMANDS
 from app.display import plain, short
 from app.places import Places, resolve
 from store.errors import BtrError, UsageError
@@ -64,6 +65,10 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
         from app.chat import run_chat
 
         run_chat(lambda: Assistant.open(context.obj), lock=None if no_rescan else context.obj.lock)
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 @cli.command()

@@ -403,6 +403,12 @@ class TokenStore:
         with self._transaction():
             self._connection.execute("DELETE FROM documents WHERE deleted_at IS NOT NULL")
 
+    def forget(self, document_ids: Iterable[int], failed: Iterable[str]) -> None:
+        """Remove documents with all that is theirs, and failures, in one transaction; `compact` wipes the file."""
+        with self._transaction():
+            self._connection.executemany("DELETE FROM documents WHERE id = ?", [(i,) for i in document_ids])
+            self._connection.executemany("DELETE FROM failures WHERE path = ?", [(path,) for path in failed])
+
     def compact(self) -> None:
         """Leave nothing in the file of what was removed, and give its room back."""
         with self._transaction():
@@ -410,6 +416,11 @@ class TokenStore:
         with _sqlite_errors(self.path):
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def rebuild_search(self) -> None:
+        """Make the search index anew from the passages."""
+        with self._transaction():
+            self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('rebuild')")
 
     def put_failure(self, source_id: int, path: str, reason: str) -> None:
         """Remember that a file could not be indexed; what was stored of it before stays."""
@@ -474,6 +485,28 @@ class TokenStore:
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
         return [(row[0], row[1]) for row in self._rows("SELECT path, reason FROM failures ORDER BY path")]
+
+    def texts_of(self, document_id: int) -> list[str]:
+        """Everything that is kept of a document as text."""
+        sql = (
+            "SELECT path FROM documents WHERE id = :id UNION ALL SELECT title FROM documents WHERE id = :id "
+            "UNION ALL SELECT metadata FROM documents WHERE id = :id "
+            "UNION ALL SELECT value FROM fields WHERE document_id = :id "
+            "UNION ALL SELECT heading FROM passages WHERE document_id = :id "
+            "UNION ALL SELECT text FROM passages WHERE document_id = :id"
+        )
+        with _sqlite_errors(self.path):
+            return [text for (text,) in self._connection.execute(sql, {"id": document_id})]
+
+    def texts(self) -> Iterator[str]:
+        """Everything that is kept as text, of whatever kind, the schema's own included."""
+        for table in self._rows(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'passages_fts%'"
+        ):
+            with _sqlite_errors(self.path):
+                for row in self._connection.execute(f'SELECT * FROM "{table[0]}"'):
+                    yield from (value for value in row if isinstance(value, str))
+        yield from (sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
     def match(self, text: str, limit: int, scope: Scope = EVERYTHING) -> list[tuple[int, float]]:
         """(passage id, score) of the best passages for any text by BM25, headings counted double; large is near."""

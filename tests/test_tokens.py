@@ -395,6 +395,23 @@ PRAGMA user_version = 1;
 """
 """The store of version 0.1.0, written down."""
 
+SCHEMA_2 = """
+ALTER TABLE documents ADD COLUMN deleted_at INTEGER;
+ALTER TABLE documents ADD COLUMN folder TEXT NOT NULL DEFAULT '/';
+ALTER TABLE documents ADD COLUMN date TEXT;
+CREATE INDEX documents_deleted ON documents(deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE TABLE fields (
+    name TEXT NOT NULL, value TEXT NOT NULL, document_id INTEGER NOT NULL REFERENCES documents(id) ON DELETE CASCADE,
+    PRIMARY KEY (name, value, document_id)
+) WITHOUT ROWID;
+CREATE INDEX fields_document ON fields(document_id);
+PRAGMA user_version = 2;
+"""
+"""What schema 2 added to it: deletions, folders, dates, tags and fields."""
+
+MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields")
+"""Their names, as a store keeps them."""
+
 
 def old_store(path: Path) -> None:
     """A store of schema 1 with one note."""
@@ -434,6 +451,31 @@ def test_a_store_of_schema_1_migrates_and_keeps_everything(tmp_path: Path) -> No
         assert fields == [("author", "jane"), ("created", "2024-03-14"), ("tag", "idea"), ("tag", "work/travel")]
     with TokenStore.open(path, FINGERPRINT) as store:
         assert store.counts().notes == 1
+
+
+def test_a_store_of_schema_2_migrates_and_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    old_store(path)
+    connection = sqlite3.connect(path)
+    connection.executescript(SCHEMA_2)
+    with connection:
+        sql = "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('btr_assistant', ?, '')"
+        connection.execute(sql, (MIGRATIONS[1],))
+        connection.execute("UPDATE documents SET deleted_at = 7, folder = '/notes/sub/', date = '2024-03-14'")
+        connection.execute("INSERT INTO fields VALUES ('tag', 'idea', 1)")
+    connection.close()
+    with pytest.raises(StoreError, match="has schema 2, this version needs 3: run btr-assistant index once"):
+        TokenStore.open(path, FINGERPRINT)
+    with TokenStore.create(path, FINGERPRINT, "tiny") as store:
+        (found,) = store.documents()
+        assert (found.path, found.content_hash, found.size, found.deleted_at) == ("/notes/Sub/a.md", "h", 10, 7)
+        assert store.token_bits([1])[1][0].tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert store._connection.execute("SELECT name, value, document_id FROM fields").fetchall() == [
+            ("tag", "idea", 1)
+        ]
+        assert store._connection.execute("SELECT folder, date, anchors FROM documents, passages").fetchall() == [
+            ("/notes/sub/", "2024-03-14", None)
+        ]
 
 
 def test_a_migrated_store_has_the_schema_of_a_new_one(tmp_path: Path, store: TokenStore) -> None:

@@ -1,0 +1,77 @@
+"""
+Whether store and bundle are whole: pages, references, search index, lengths, hashes, and bits that come out the same.
+
+A sample of passages whose files are as they were indexed is encoded again; bits, scales and codes must be equal, byte
+by byte. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.bundle import Bundle
+from app.documents import DocumentError, read_bytes
+from store.bundle import Manifest
+from store.bundle import verify as verify_bundle
+from store.codec import SCALE_DTYPE
+from store.errors import FormatError, ModelError
+from store.tokens import StoredPassage, TokenStore
+from store.upkeep import Finding, encoded, pages, references, search_index
+
+
+def findings(path: Path, folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Check a store and its bundle, one thing after the other; damage in one does not stop the next."""
+    yield pages(path)
+    yield references(path)
+    yield search_index(path)
+    yield encoded(path, manifest.bits, manifest.code_bits)
+    yield bundle_files(folder, manifest)
+
+
+def bundle_files(folder: Path, manifest: Manifest) -> Finding:
+    """Whether every file of a bundle has its hash."""
+    try:
+        verify_bundle(folder, manifest)
+    except ModelError as error:
+        return Finding("bundle", (str(error),))
+    return Finding("bundle", ())
+
+
+def reencode(store: TokenStore, bundle: Bundle, count: int, seed: int = 0) -> tuple[int, Finding]:
+    """Encode some passages of unchanged notes again: how many, and those whose bits differ."""
+    ids, codes = store.codes()
+    order = list(range(len(ids)))
+    random.Random(seed).shuffle(order)
+    unchanged: dict[str, bool] = {}
+    checked, problems = 0, []
+    for row in order:
+        if checked == count:
+            break
+        for passage in store.passages([int(ids[row])]):
+            if passage.path not in unchanged:
+                unchanged[passage.path] = _hash(passage.path) == passage.content_hash
+            if unchanged[passage.path]:
+                checked += 1
+                if not _same(store, bundle, passage, codes[row].tobytes()):
+                    problems.append(f"passage {passage.id} of {passage.path}:{passage.line} is encoded to other bits")
+    return checked, Finding("same bits", tuple(problems))
+
+
+def _hash(path: str) -> str | None:
+    try:
+        return hashlib.sha256(read_bytes(Path(path))).hexdigest()
+    except DocumentError:
+        return None
+
+
+def _same(store: TokenStore, bundle: Bundle, passage: StoredPassage, code: bytes) -> bool:
+    again = bundle.encode_passage(passage.heading, passage.text)
+    try:
+        bits, scale = store.token_bits([passage.id])[passage.id]
+    except (FormatError, KeyError):
+        return False
+    stored = (passage.tokens, bits.tobytes(), scale.astype(SCALE_DTYPE).tobytes(), code)
+    return (again.tokens, again.bits, again.scale, again.code) == stored
