@@ -85,9 +85,9 @@ def main() -> None:
         for q, ranking in enumerate(rankings):
             seen: set[str] = set()
             for rank, i in enumerate(ranking):  # a context's first passage stands for it, the others keep their ranks
-                name = f"{context_of[i]} again at {rank}" if context_of[i] in seen else context_of[i]
+                document = f"{context_of[i]} again at {rank}" if context_of[i] in seen else context_of[i]
                 seen.add(context_of[i])
-                scored.append(ir_measures.ScoredDoc(str(q), name, -rank))
+                scored.append(ir_measures.ScoredDoc(str(q), document, -rank))
         figures = ir_measures.calc_aggregate(MEASURES, qrels, scored)
         print(f"| {name} | " + " | ".join(f"{figures[measure]:.3f}" for measure in MEASURES) + " |")
 
