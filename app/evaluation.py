@@ -136,7 +136,8 @@ def load_questions(path: Path) -> list[Question]:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = data.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): give a JSONL or SQuAD file of questions") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read ({reason}): give a JSONL or SQuAD file of questions") from error
     questions = []
     for where, row in _rows(path, text):
         try:
