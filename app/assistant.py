@@ -7,7 +7,6 @@ The engine behind every front end: a store and a bundle, opened once; questions 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 from app.bundle import Bundle
 from app.calibration import SETTING, in_force
-from app.documents import DocumentError, read_bytes
+from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
@@ -313,7 +312,6 @@ def is_stale(passage: StoredPassage) -> bool:
         status = Path(passage.path).stat()
         if in_a_cloud(passage.path, status):
             return status.st_size != passage.size
-        data = read_bytes(Path(passage.path))
-    except (DocumentError, OSError, ValueError):
+    except (OSError, ValueError):
         return True
-    return hashlib.sha256(data).hexdigest() != passage.content_hash
+    return hash_of(Path(passage.path)) != passage.content_hash

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion
-from app.reader import ExtractiveReader, PassageBits, Reader, Span, best_first, each_passage, span_of
+from app.reader import PassageBits, Reader, Span, best_first, each_passage, span_of
 from store.bundle import FULL, SPLIT_LOWER, SPLIT_UPPER
 from store.codec import Floats
 from store.errors import ModelError
@@ -54,8 +54,9 @@ class TextReader:
 
         def one(index: int) -> Span:
             passage = passages[index]
-            start, end = self.logits(prepared, passage, self.bundle.tokenize(passage.text).ids)
-            return span_of(self.bundle, index, passage.text, start, end)
+            tokens = self.bundle.tokenize(passage.text)
+            start, end = self.logits(prepared, passage, tokens.ids)
+            return span_of(index, passage.text, tokens.offsets, start, end)
 
         return best_first(each_passage(self.bundle, passages, range(len(passages)), one, cancelled))
 
@@ -102,8 +103,7 @@ class FloatSplitReader(TextReader):
         return start[0], end[0]
 
 
-READERS: dict[str, Callable[[Bundle], Reader]] = {
-    "binarized": ExtractiveReader,
+BASELINES: dict[str, Callable[[Bundle], Reader]] = {
     "split": FloatSplitReader,
     "full": FullReader,
 }

@@ -18,7 +18,7 @@ from typing import Any
 from app.formats import max_bytes, read
 from app.formats.base import Anchor, DocumentError, Heading, encodable
 
-__all__ = ["Document", "DocumentError", "read_bytes", "read_document", "unreadable"]
+__all__ = ["Document", "DocumentError", "hash_of", "read_bytes", "read_document", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,14 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise unreadable(error) from error
+
+
+def hash_of(path: Path) -> str | None:
+    """What a file's content is told by, as the store keeps it; None where it cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    except DocumentError:
+        return None
 
 
 def unreadable(error: OSError) -> DocumentError:

@@ -21,13 +21,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from app.baselines import READERS
+from app.baselines import BASELINES
 from app.bundle import Bundle, EncodedQuestion
 from app.calibration import SETTING, Calibration, Observation, in_force
 from app.documents import Document
@@ -213,17 +214,17 @@ class Examination:
 
     def reader(self, name: str) -> Reader:
         """
-        The reader of this name (`app.baselines.READERS`).
+        The reader of this name: binarized, or one of `app.baselines.BASELINES`.
 
         Raises:
             ModelError: If the bundle does not have it.
         """
         if name not in self._readers:
-            chosen = READERS[name]
-            if chosen is ExtractiveReader:
-                self._readers[name] = ExtractiveReader(self.bundle, self._finished)
-            else:
-                self._readers[name] = chosen(self.bundle)
+            makers: dict[str, Callable[[Bundle], Reader]] = {
+                "binarized": partial(ExtractiveReader, finished=self._finished),
+                **BASELINES,
+            }
+            self._readers[name] = makers[name](self.bundle)
         return self._readers[name]
 
     def ask(

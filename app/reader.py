@@ -92,15 +92,17 @@ class ExtractiveReader:
     ) -> list[Span]:
         """The best span of each finished passage, best first; raises `Cancelled`."""
         surveyed: dict[int, Survey] = {}
+        offsets: dict[int, Sequence[tuple[int, int]]] = {}
 
         def survey(index: int) -> None:
             passage = passages[index]
-            ids = self._bundle.tokenize(passage.text).ids
-            surveyed[index] = self._bundle.survey(question, ids, passage.bits, passage.scale)
+            tokens = self._bundle.tokenize(passage.text)
+            offsets[index] = tokens.offsets
+            surveyed[index] = self._bundle.survey(question, tokens.ids, passage.bits, passage.scale)
 
         def finish(index: int) -> Span:
             start, end = self._bundle.span_logits(question, surveyed[index])
-            return span_of(self._bundle, index, passages[index].text, start, end)
+            return span_of(index, passages[index].text, offsets[index], start, end)
 
         each_passage(self._bundle, passages, range(len(passages)), survey, cancelled)
         best = sorted(surveyed, key=lambda index: (-surveyed[index].relevance, index))[: self._finished]
@@ -133,9 +135,8 @@ def each_passage(
         return list(pool.map(unless_cancelled, sorted(chosen, key=lambda index: -len(passages[index].scale))))
 
 
-def span_of(bundle: Bundle, index: int, text: str, start: Floats, end: Floats) -> Span:
-    """The best span of a passage's text by its start and end logits (n,)."""
-    offsets = bundle.tokenize(text).offsets
+def span_of(index: int, text: str, offsets: Sequence[tuple[int, int]], start: Floats, end: Floats) -> Span:
+    """The best span of a passage's text, with the character ranges of its tokens (n,), by its logits (n,)."""
     first, last, score = best_span(start, end, blocks(text, offsets))
     a, b = whole_words(text, offsets[first][0], offsets[last][1])
     return Span(index, a, b, score)

@@ -17,7 +17,6 @@ Decided here, before anything is written:
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from app.documents import DocumentError, read_bytes, read_document
+from app.documents import DocumentError, hash_of, read_document
 from app.formats.base import encodable
 from app.tree import File, Tree, scan
 from store.tokens import UNREAD, StoredDocument, TokenStore, is_inside
@@ -149,7 +148,7 @@ def _settle_in_place(
         content_hash: str | None = document.content_hash
         if (document.size, document.mtime_ns) != (file.size, file.mtime_ns):
             check()
-            content_hash = _hash(file.path)
+            content_hash = hash_of(Path(file.path))
         if content_hash and content_hash == document.content_hash:
             settled[file.path] = document
         else:
@@ -187,7 +186,7 @@ class _Pool:
         path = Path(file.path)
         if not self._sizes & {file.size, UNREAD} or encodable(file.path) != file.path:
             return None
-        content_hash = content_hash or _hash(file.path)
+        content_hash = content_hash or hash_of(path)
         candidates = self._by_hash.get(content_hash, []) if content_hash else []
         for document in sorted(candidates, key=lambda d: (Path(d.path).name != path.name, d.deleted, d.path)):
             if _same_bits(document, path):
@@ -234,11 +233,3 @@ def _guard(plan: Plan, tree: Tree, live: Sequence[str], allow_deletions: bool) -
 
 def _in_any(path: str, roots: Iterable[str]) -> bool:
     return any(is_inside(path, root) for root in roots)
-
-
-def _hash(path: str) -> str | None:
-    """What a file's content is told by; None where it cannot be read."""
-    try:
-        return hashlib.sha256(read_bytes(Path(path))).hexdigest()
-    except DocumentError:
-        return None

@@ -7,13 +7,12 @@ by byte. Nothing is changed.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 from app.bundle import Bundle
-from app.documents import DocumentError, read_bytes
+from app.documents import hash_of
 from store.bundle import Manifest
 from store.bundle import verify as verify_bundle
 from store.codec import SCALE_DTYPE
@@ -52,19 +51,12 @@ def reencode(store: TokenStore, bundle: Bundle, count: int, seed: int = 0) -> tu
             break
         for passage in store.passages([int(ids[row])]):
             if passage.path not in unchanged:
-                unchanged[passage.path] = _hash(passage.path) == passage.content_hash
+                unchanged[passage.path] = hash_of(Path(passage.path)) == passage.content_hash
             if unchanged[passage.path]:
                 checked += 1
                 if not _same(store, bundle, passage, codes[row].tobytes()):
                     problems.append(f"passage {passage.id} of {passage.path}:{passage.line} is encoded to other bits")
     return checked, Finding("same bits", tuple(problems))
-
-
-def _hash(path: str) -> str | None:
-    try:
-        return hashlib.sha256(read_bytes(Path(path))).hexdigest()
-    except DocumentError:
-        return None
 
 
 def _same(store: TokenStore, bundle: Bundle, passage: StoredPassage, code: bytes) -> bool:

@@ -433,7 +433,6 @@ def test_a_note_that_cannot_be_read_is_no_ones_content(
         raise DocumentError("cannot be read")
 
     monkeypatch.setattr("app.documents.read_bytes", refuse)
-    monkeypatch.setattr("app.sync.read_bytes", refuse)
     assert did(again(store, bundle, notes)) == {"unchanged": 1, "failed": 1}
     assert contents(store.path) == before
 
