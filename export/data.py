@@ -172,12 +172,14 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
     return passages
 
 
-def batches(passages: Sequence[Passage], pair_tokens: int, negatives: float, seed: int) -> Iterator[Batch]:
+def batches(
+    passages: Sequence[Passage], pair_tokens: int, seed: int, unanswerable: float = 0.0, second: float = 0.0
+) -> Iterator[Batch]:
     """
     One epoch of batches of about `pair_tokens` padded question-passage tokens, in a seeded order.
 
-    A share `negatives` of the questions sees a second passage as well, and the same share sees only that one:
-    its answer is the null option.
+    A share `unanswerable` of the questions sees only another passage of the article, so that their answer is the null
+    option; a share `second` sees one next to the right passage.
     """
     rng = random.Random(seed)
     units = _units(passages, rng)
@@ -197,7 +199,7 @@ def batches(passages: Sequence[Passage], pair_tokens: int, negatives: float, see
         groups.append(group)
     rng.shuffle(groups)
     for group in groups:
-        yield _collate(group, negatives, rng)
+        yield _collate(group, unanswerable, second, rng)
 
 
 def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage]]:
@@ -212,7 +214,7 @@ def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage
     return units
 
 
-def _collate(group: list[Passage], negatives: float, rng: random.Random) -> Batch:
+def _collate(group: list[Passage], unanswerable: float, second: float, rng: random.Random) -> Batch:
     pairs: list[tuple[int, int, int]] = []
     gold, starts, ends, questions = [], [], [], []
     for at, passage in enumerate(group):
@@ -224,13 +226,13 @@ def _collate(group: list[Passage], negatives: float, rng: random.Random) -> Batc
             questions.append(question)
             starts.append(question.start)
             ends.append(question.end)
-            if draw < negatives and siblings:
+            if draw < unanswerable and siblings:
                 gold.append(-1)
                 pairs.append((number, rng.choice(siblings), 0))
                 continue
             gold.append(len(pairs))
             pairs.append((number, at, 0))
-            if draw < 2 * negatives and siblings:
+            if draw < unanswerable + second and siblings:
                 pairs.append((number, rng.choice(siblings), 1))
     body_ids = pad([p.body for p in group])
     lengths = torch.tensor([len(p.body) for p in group])

@@ -57,6 +57,8 @@ class SplitConfig:
     """Layers in the lower encoder."""
     upper_layers: int = 2
     """Layers in the upper encoder, initialised from the checkpoint's last ones."""
+    lower_width: int = 0
+    """Width of the lower layers' feed-forward blocks; 0 keeps the checkpoint's."""
     binarizer: str = "residual"
     bits: int = 192
     """m, stored bits per token."""
@@ -72,10 +74,13 @@ class SplitConfig:
 class LowerEncoder(nn.Module):
     """Layers 1..k on one text alone."""
 
-    def __init__(self, bert: BertModel, layers: int) -> None:
+    def __init__(self, bert: BertModel, layers: int, width: int = 0) -> None:
         super().__init__()
         self.embeddings = bert.embeddings
         self.layers = nn.ModuleList(bert.encoder.layer[:layers])
+        if width:
+            for layer in self.layers:
+                _narrow(layer, width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids (B, L), mask (B, L) true on tokens -> hidden states (B, L, d)."""
@@ -91,7 +96,7 @@ class UpperEncoder(nn.Module):
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in bert.encoder.layer[-layers:])
         self.segment = nn.Parameter(torch.zeros(d))
         self.early = nn.Linear(d, 2)
-        """Span head below the last layer: says which passages are worth it."""
+        """Span head above the first layer: says which passages are worth the others."""
         self.span = nn.Linear(d, 2)
         self.match_in = nn.Linear(d, match_rank) if match_rank else None
         self.match_out = nn.Linear(match_rank, d, bias=False) if match_rank else None
@@ -116,16 +121,18 @@ class UpperEncoder(nn.Module):
         return Reading(start, end, last, early_start, early_end)
 
     def survey(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All layers but the last -> joint states (B, Q + L, d) and the early span head's start and end (B, L)."""
+        """The first layer -> joint states (B, Q + L, d) and the early span head's start and end (B, L)."""
         states = torch.cat([q, p + self.segment], dim=1)
         mask = torch.cat([q_mask, p_mask], dim=1)
-        states = run_layers(self.layers[:-1], states, mask)
+        states = run_layers(self.layers[:1], states, mask)
         return states, *relative_logits(self.early(_null_and_passage(states, q.shape[1])), p_mask)
 
     def finish(self, states: Tensor, q_mask: Tensor, p_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The last layer over joint states (B, Q + L, d) -> start and end (B, L), last passage states (B, L, d)."""
+        """The other layers over joint states (B, Q + L, d) -> start and end (B, L), last passage states (B, L, d)."""
+        mask = torch.cat([q_mask, p_mask], dim=1)
+        states = run_layers(self.layers[1:-1], states, mask)
         needed = _null_and_passage(states, q_mask.shape[1])  # nobody reads the question's last states
-        last = run_last_layer(self.layers[-1], needed, states, torch.cat([q_mask, p_mask], dim=1))
+        last = run_last_layer(self.layers[-1], needed, states, mask)
         return *relative_logits(self.span(last), p_mask), last[:, 1:]
 
 
@@ -151,7 +158,7 @@ class SplitReader(nn.Module):
         self.bert_config: BertConfig = bert.config
         d = bert.config.hidden_size
         self.upper = UpperEncoder(bert, config.upper_layers, config.match_rank)
-        self.lower = LowerEncoder(bert, config.split_layer)
+        self.lower = LowerEncoder(bert, config.split_layer, config.lower_width)
         self.binarizer: Binarizer = make_binarizer(config.binarizer, d, config.bits)
         self.retrieval = RetrievalHead(d, config.code_bits)
         self.lower.embeddings.word_embeddings.weight.requires_grad_(False)
@@ -225,6 +232,16 @@ def run_last_layer(layer: nn.Module, needed: Tensor, states: Tensor, mask: Tenso
     return layer.feed_forward_chunk(attended)
 
 
+def _narrow(layer: nn.Module, width: int) -> None:
+    """Keep the `width` units of a layer's feed-forward block with the largest weights in and out."""
+    into, out = layer.intermediate.dense, layer.output.dense
+    kept = (into.weight.norm(dim=1) * out.weight.norm(dim=0)).topk(width).indices.sort().values
+    for name, dense in (("weight", into), ("bias", into)):
+        setattr(dense, name, nn.Parameter(getattr(dense, name).detach()[kept].clone()))
+    out.weight = nn.Parameter(out.weight.detach()[:, kept].clone())
+    into.out_features = out.in_features = width
+
+
 def _bias(mask: Tensor, states: Tensor) -> Tensor:
     bias = torch.where(mask, 0.0, torch.finfo(states.dtype).min)
     return bias[:, None, None, :].to(states.dtype)
@@ -262,6 +279,11 @@ def check_split(bert_config: BertConfig, config: SplitConfig) -> None:
         raise ExportError(
             f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
             f"1 to {depth} below, 2 to {depth} above"
+        )
+    if not 0 <= config.lower_width <= bert_config.intermediate_size:
+        raise ExportError(
+            f"lower width {config.lower_width} does not fit the checkpoint's feed-forward blocks: "
+            f"1 to {bert_config.intermediate_size}, or 0 for that"
         )
     if config.binarizer not in KINDS:
         raise ExportError(f"there is no binarizer {config.binarizer!r}: it is one of {', '.join(KINDS)}")

@@ -35,12 +35,13 @@ _RANGES = {
     "sentences_every": (1, math.inf),
     "window": (16, 400),
     "pair_tokens": (64, math.inf),
-    "negatives": (0, 0.5),
+    "unanswerable": (0, 0.5),
+    "second": (0, 0.5),
     "passages": (1, math.inf),
     "epochs": (1, math.inf),
 }
 """What a number may be; from 0 on where nothing is said."""
-_TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay")
+_TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay", "unanswerable", "second")
 """The settings that the full step heeds: its only loss is the task's."""
 
 
@@ -54,6 +55,10 @@ class StepConfig:
     """For what starts from nothing or is fitted: heads, binarizer, shared-token embedding."""
     warmup: float = 0.03
     weight_decay: float = 0.01
+    unanswerable: float = 0.1
+    """Share of questions that see only a passage without the answer: theirs is the null option."""
+    second: float = 0.1
+    """Share of questions that see such a passage next to the right one."""
     tokens: float = 0.0
     """Weight of the query-aware passage token distillation."""
     share: float = 0.5
@@ -79,8 +84,6 @@ class DataConfig:
     """Longest passage, tokens."""
     pair_tokens: int = 4096
     """Padded question-passage tokens a batch."""
-    negatives: float = 0.1
-    """Share of questions with one more passage, and again of questions with only a wrong one."""
     seed: int = 0
 
 

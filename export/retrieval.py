@@ -55,7 +55,7 @@ def train_retrieval(reader: SplitReader, train: Sequence[Passage], recipe: Recip
     pooled_p, pooled_q, owner = [], [], []
     seen = 0
     with torch.no_grad():
-        for batch in batches(train, 4 * data.pair_tokens, 0.0, data.seed):
+        for batch in batches(train, 4 * data.pair_tokens, data.seed):
             for ids, pooled in ((batch.passage_ids, pooled_p), (batch.question_ids, pooled_q)):
                 ids = ids.to(device)
                 pooled.append(mean_state(reader.lower(ids, ids != 0), ids != 0))

@@ -170,7 +170,7 @@ class Trainer:
         epoch, seen = 0, 0
         while True:
             seed = data.seed + 1000 * STEPS.index(self.name) + epoch
-            for batch in batches(train, data.pair_tokens, data.negatives, seed):
+            for batch in batches(train, data.pair_tokens, seed, self.config.unanswerable, self.config.second):
                 seen += 1
                 if seen <= self.step:
                     continue
@@ -226,7 +226,7 @@ class Trainer:
         assert isinstance(self.reader, SplitReader)
         states, features, seen = [], [], 0
         data = self.recipe.data
-        for batch in batches(train, data.pair_tokens, 0.0, data.seed + 500):
+        for batch in batches(train, data.pair_tokens, data.seed + 500):
             batch = to_device(batch, self.device)
             h = body_states(self.reader.lower(batch.passage_ids, batch.passage_ids != 0), batch)
             states.append(h[batch.body_mask].float().cpu())
@@ -261,7 +261,7 @@ def evaluate(reader: AnyReader, dev: Sequence[Passage], binarized: bool, device:
     """
     reader.eval()
     exact = overlap = count = 0.0
-    for batch in batches(dev, 8192, 0.0, 0):
+    for batch in batches(dev, 8192, 0):
         batch = to_device(batch, device)
         if isinstance(reader, FullReader):
             reading = read_full(reader, batch)

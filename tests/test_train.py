@@ -42,10 +42,10 @@ def whole_run(folder: Path) -> Path:
     return folder / "whole"
 
 
-def one_batch(folder: Path, negatives: float = 0.0) -> Batch:
+def one_batch(folder: Path, unanswerable: float = 0.0, second: float = 0.0) -> Batch:
     tokenizer = load_tokenizer(folder / "bert")
     passages = load_passages([folder / "train.jsonl"], tokenizer, window=40)
-    return next(iter(batches(passages, 4096, negatives, 0)))
+    return next(iter(batches(passages, 4096, 0, unanswerable, second)))
 
 
 def test_gold_spans_are_the_answers_tokens(folder: Path) -> None:
@@ -65,11 +65,20 @@ def test_a_long_context_is_cut_into_windows_that_hold_their_answers(folder: Path
 
 
 def test_negatives_have_the_null_option_for_their_answer(folder: Path) -> None:
-    batch = one_batch(folder, negatives=1.0)
+    batch = one_batch(folder, unanswerable=1.0)
     assert (batch.gold_pair == -1).all()
     gold = one_batch(folder)
     for question, passage in zip(batch.pair_question, batch.pair_passage, strict=True):
         assert passage != gold.pair_passage[gold.gold_pair[question]]
+
+
+def test_a_second_passage_stands_next_to_the_right_one(folder: Path) -> None:
+    batch, gold = one_batch(folder, second=1.0), one_batch(folder)
+    right = gold.pair_passage[gold.gold_pair]
+    assert (batch.pair_passage[batch.gold_pair] == right).all()
+    assert batch.slot.bincount().tolist() == [len(right), len(right)]
+    other = batch.slot == 1
+    assert (batch.pair_passage[other] != right[batch.pair_question[other]]).all()
 
 
 def test_body_states_are_the_body_tokens_own(folder: Path) -> None:
@@ -196,12 +205,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         assert torch.allclose(whole[name], parts[name], atol=1e-5), name
 
 
-LONG = {"steps": 90, "lr": 2e-3, "sentences_every": 9}
+LONG = {"steps": 90, "lr": 2e-3, "sentences_every": 9, "unanswerable": 0.0, "second": 0.0}
 
 
 def test_three_steps_lower_the_loss_through_the_bits(folder: Path, tmp_path: Path) -> None:
     data = [folder / "train.jsonl"]
-    longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"negatives": 0.0, "pair_tokens": 4096})
+    longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"pair_tokens": 4096})
     figures = train(folder / "bert", data, data, tmp_path / "run", longer, eval_every=60, save_every=60)
     assert {step: dev["f1"] for step, dev in figures.items()} == {"full": 100, "decomposed": 100, "binarized": 100}
     log = json.loads((tmp_path / "run" / "binarized" / "log.jsonl").read_text().splitlines()[-1])
@@ -212,7 +221,7 @@ def test_a_run_in_bfloat16_learns_as_well(folder: Path, tmp_path: Path, monkeypa
     """What a GPU, or a CPU with AMX, does by itself."""
     monkeypatch.setattr("export.train._fast_bfloat16", lambda device: True)
     data = [folder / "train.jsonl"]
-    longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"negatives": 0.0, "pair_tokens": 4096})
+    longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"pair_tokens": 4096})
     figures = train(folder / "bert", data, data, tmp_path / "run", longer, eval_every=60, save_every=60)
     assert figures["binarized"]["f1"] > 80
 
