@@ -14,7 +14,7 @@ from app.bundle import Bundle
 from app.documents import Document, read_document
 from app.formats.base import LineMap
 from app.formats.markdown import headings
-from app.passages import Passage, PassageSplitter
+from app.passages import Passage, PassageSplitter, TokenCounts
 
 
 @pytest.fixture(scope="session")
@@ -180,3 +180,21 @@ def test_a_text_file_has_no_headings(splitter: PassageSplitter) -> None:
 def test_lines_are_counted_for_every_line_end() -> None:
     lines = LineMap("a\nb\r\nc\rd\n")
     assert [lines.line(i) for i in range(10)] == [1, 1, 2, 2, 2, 3, 3, 4, 4, 5]
+
+
+@given(
+    st.text(
+        st.sampled_from("ab Zé.,-_#\u0301\n\t\x0b\x0c\x1c\x85\xa0\u2009\u2028\u200b\ufeff\ud7a3日本🙂"), max_size=60
+    )
+)
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_tokens_counted_by_words_are_those_of_the_whole(bundle: Bundle, text: str) -> None:
+    assert TokenCounts(bundle.tokenizer).of(text) == len(bundle.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_counts_of_words_do_not_pile_up(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.passages._MOST_KEPT", 3)
+    counts = TokenCounts(bundle.tokenizer)
+    assert counts.of("one two three four five " + "long" * 50) == counts.of("one two three four five " + "long" * 50)
+    assert 0 < len(counts) <= 3
+    assert all(len(word) < 50 for word in counts)

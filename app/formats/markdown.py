@@ -10,6 +10,7 @@ the file.
 from __future__ import annotations
 
 import re
+import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -40,9 +41,9 @@ _PLACEHOLDER = re.compile(r"\{\{(?:title|date|time)(?::[^{}\r\n]*+)?\}\}", re.IG
 _MEDIA = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|bmp|avif|mp[34]|m4a|wav|ogg|flac|webm|mov|mkv|pdf|canvas|base)\s*$", re.I
 )
-_CODE_SPAN = re.compile(r"(`{1,3})[^`\r\n]++\1")
 _TAG = re.compile(r"""(?<![^\s(\[,;*_~])#([^\s\0#,;:.!?()\[\]{}"'`<>@&*+=$%^|\\~]+)""")
 """A tag begins a line or follows a space or an opening bracket, and may have levels between slashes."""
+_local = threading.local()
 _NO_NUMBER = re.compile(r"[^\d/_-]")
 _CODE_SPAN = re.compile(r"(?<!`)(`++)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 
@@ -119,7 +120,7 @@ def _plain(value: Any, left: list[int]) -> Any:
 def top_heading(body: str) -> str:
     """The level-1 heading that a Markdown body opens with, on one line; empty where it opens with anything else."""
     first = re.split(r"\n[ \t\r]*\n", body.lstrip("\r\n"), maxsplit=1)[0]
-    opening = _blocks(first)
+    opening = _blocks(first) if "#" in first or "=" in first else []
     return " ".join(opening[1].content.split()) if opening and opening[0].tag == "h1" else ""
 
 
@@ -127,7 +128,10 @@ def _blocks(text: str) -> list[Token]:
     """The block structure; what stands inside a line is not parsed, which some text makes very slow."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark").disable("inline").parse(text)
+    if not hasattr(_local, "parser"):  # one costs as much to make as a note to parse
+        _local.parser = MarkdownIt("commonmark").disable("inline")
+    blocks: list[Token] = _local.parser.parse(text)
+    return blocks
 
 
 def headings(text: str, body_start: int = 0) -> list[Heading]:
