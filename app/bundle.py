@@ -151,7 +151,8 @@ class Bundle:
     def encode_passage(self, heading: str, text: str) -> EncodedPassage:
         """Run the lower graph over [CLS] heading [SEP] text [SEP]; keep the text's tokens and the passage code."""
         before, after = self.surround(heading)
-        body = self.tokenize(text).ids
+        (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)  # without offsets
+        body = encoding.ids[: self.manifest.passage_tokens]
         ids = np.array([[*before, *body, *after]], dtype=np.int64)
         bits, scale, code = self.run(LOWER, ["bits", "scale", "code"], {"ids": ids})
         first, last = len(before), len(before) + len(body)
