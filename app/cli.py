@@ -301,6 +301,52 @@ def cleanup(places: Places, dry_run: bool) -> None:
 
 @cli.command()
 @click.option(
+    "--ratio",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of the vectors merged into a neighbour (default: 0.2, or as before). More cannot be undone.",
+)
+@click.option("--dry-run", is_flag=True, help="Say how small the store would be.")
+@click.pass_obj
+def compact(places: Places, ratio: float | None, dry_run: bool) -> None:
+    """Make the store smaller, at some cost in answers: docs/results.md says which.
+
+    Stopwords and punctuation keep no vector of their own, and neighbouring tokens that say nearly the same share one.
+    Notes indexed later are treated likewise. The chat and other readers can stay open.
+
+    Example: btr-assistant compact --dry-run
+    """
+    from contextlib import nullcontext
+
+    from app.bundle import Bundle
+    from app.compaction import RATIO, ratios_of
+    from app.compaction import compact as run
+    from app.indexer import writer_lock
+    from store.tokens import TokenStore
+
+    bundle = Bundle.open(places.bundle, places.device)
+    TokenStore.open(
+        places.store, bundle.manifest.fingerprint
+    ).close()  # what cannot be used is said before it is locked
+    with (
+        nullcontext() if dry_run else writer_lock(places.lock),
+        TokenStore.open(places.store, bundle.manifest.fingerprint) as store,
+    ):
+        ratio = max(ratios_of(store), default=RATIO) if ratio is None else ratio
+        try:
+            done = run(store, bundle, ratio, _Counter(sys.stderr, "passages"), dry_run)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("every passage finished so far is kept, run it again to go on") from None
+    per_token = f"{done.before.bytes_per_token:.1f} -> {done.after.bytes_per_token:.1f} bytes a token"
+    if dry_run:
+        click.echo(f"ratio {ratio:g}: {done.changed:,} passages would shrink, {per_token}")
+        click.echo("Nothing was changed.", err=True)
+        return
+    freed = max(done.before.store_bytes - done.after.store_bytes, 0)
+    click.echo(f"ratio {ratio:g}: {done.changed:,} passages, {per_token}, {freed / 1e6:.1f} MB freed", err=True)
+
+
+@cli.command()
+@click.option(
     "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Minutes between rescans."
 )
 @click.option("--debounce", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of quiet.")
@@ -428,6 +474,8 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     Example: btr-assistant status
     """
     from app.assistant import SCHEMA_VERSION
+    from app.compaction import ratios_of
+    from app.size import alternatives, lines, parts
     from store.bundle import read_manifest
     from store.tokens import TokenStore
 
@@ -436,6 +484,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
         counts, failures = store.counts(), store.failures()
         roots = [source.root for source in store.sources()]
         gone = [document.path for document in store.documents() if document.deleted] if deleted else []
+        ratios = ratios_of(store)
     if as_json:
         listed = {"failures": [{"path": path, "reason": reason} for path, reason in failures]} if failed else {}
         print_json(
@@ -448,6 +497,9 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
                 "deleted": counts.deleted,
                 "store_bytes": counts.store_bytes,
                 "bytes_per_token": round(counts.bytes_per_token, 2),
+                "bytes_per_token_parts": parts(counts),
+                "bytes_per_token_instead": alternatives(counts, manifest),
+                "offline_ratio": max(ratios, default=None),
                 "model": manifest.name,
                 "sources": roots,
                 **listed,
@@ -466,7 +518,14 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     if counts.deleted:
         click.echo(f"deleted    {counts.deleted:,}, kept until btr-assistant cleanup")
     click.echo(f"passages   {counts.passages:,}")
-    click.echo(f"tokens     {counts.tokens:,}, {counts.bytes_per_token:.1f} bytes each (bits, scales, passage codes)")
+    own, instead = lines(counts, manifest)
+    click.echo(f"tokens     {counts.tokens:,}")
+    click.echo(f"a token    {own}")
+    click.echo(f"instead    {instead}")
+    if ratios:
+        left = counts.stored_passages - counts.compressed
+        again = f", {left:,} passages not yet: run btr-assistant compact" if left else ""
+        click.echo(f"compacted  with ratio {max(ratios):g}{again}")
     click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
     click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
     for root in roots:
@@ -713,12 +772,12 @@ class _ProgressLine:
 class _Counter:
     """ "12 of 400 questions" on one line of a terminal; silent in a pipe."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, what: str = "questions") -> None:
+        self._stream, self._what = stream, what
 
     def __call__(self, done: int, total: int) -> None:
         if self._stream.isatty():
-            self._stream.write(f"\r\x1b[K{done:,} of {total:,} questions" if done < total else "\r\x1b[K")
+            self._stream.write(f"\r\x1b[K{done:,} of {total:,} {self._what}" if done < total else "\r\x1b[K")
             self._stream.flush()
 
 

@@ -113,3 +113,10 @@ def m003_anchors(db: Database) -> None:
     """Where a passage's text leaves the file's run. What is stored is the file's run: nothing is encoded again."""
     db.execute("ALTER TABLE passages ADD COLUMN anchors TEXT")
     db.execute("PRAGMA user_version = 3")
+
+
+@migrations()
+def m004_runs(db: Database) -> None:
+    """Which tokens of a compressed passage share a vector; what is stored has no such, and is not encoded again."""
+    db.execute("ALTER TABLE token_bits ADD COLUMN runs BLOB")
+    db.execute("PRAGMA user_version = 4")
