@@ -303,14 +303,14 @@ def cleanup(places: Places, dry_run: bool) -> None:
 @click.option(
     "--ratio",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Share of the vectors merged into a neighbour (default: 0.2, or as before). More cannot be undone.",
+    help="Share of the other tokens that is merged into a neighbour (default: 0, or as before).",
 )
 @click.option("--dry-run", is_flag=True, help="Say how small the store would be.")
 @click.pass_obj
 def compact(places: Places, ratio: float | None, dry_run: bool) -> None:
-    """Make the store smaller, at some cost in answers: docs/results.md says which.
+    """Make the store smaller, at some cost in answers (docs/results.md). It cannot be undone but by indexing anew.
 
-    Stopwords and punctuation keep no vector of their own, and neighbouring tokens that say nearly the same share one.
+    Stopwords and punctuation keep no vector; with --ratio, neighbouring tokens that say nearly the same share one.
     Notes indexed later are treated likewise. The chat and other readers can stay open.
 
     Example: btr-assistant compact --dry-run

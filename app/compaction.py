@@ -24,8 +24,8 @@ from store.tokens import STOPWORDS, Counts, TokenStore
 
 SETTING = "offline_ratios"
 """Key in the store's settings."""
-RATIO = 0.2
-"""The paper's r_o."""
+RATIO = 0.0
+"""Common words alone: on 304 validation questions 42 % of the bytes for 1.3 points of F1 (+- 1.2)."""
 BATCH = 256
 """Passages of one transaction."""
 _CLITICS = frozenset({"s", "t", "d", "ll", "re", "ve"})
@@ -104,8 +104,10 @@ def compact(
     Compress every passage, deleted notes' too, a batch a transaction; then give the room back. Memory stays bounded.
 
     Raises:
-        UsageError: If the store was compacted further already: what was merged cannot be parted again.
+        UsageError: If it is no ratio, or the store was compacted further already: what was merged cannot be parted.
     """
+    if not 0 <= ratio < 1:
+        raise UsageError(f"a ratio of {ratio:g} cannot be: give at least 0 and less than 1")
     ratios = ratios_of(store)
     if ratios and ratio < ratios[-1]:
         raise UsageError(

@@ -104,6 +104,8 @@ def test_counts_are_bytes_of_bits_scales_and_codes_over_tokens(store: TokenStore
     counts = store.counts()
     assert (counts.notes, counts.passages, counts.tokens) == (1, 2, 8)
     assert counts.encoded_bytes == 8 * (2 + 2) + 2 * 4
+    assert (counts.bits_bytes, counts.scale_bytes, counts.runs_bytes, counts.code_bytes) == (16, 16, 0, 8)
+    assert (counts.text_bytes, counts.stored_passages, counts.compressed) == (6, 2, 0)
     assert counts.bytes_per_token == 5.0
     assert counts.store_bytes >= 4096
 
@@ -262,7 +264,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(store: TokenStore) -> Non
 
 def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     """Released migrations never change: this list changes only together with SCHEMA_VERSION."""
-    assert SCHEMA_VERSION == 3
+    assert SCHEMA_VERSION == 4
     rows = store._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     names = [name for (name,) in rows if not name.startswith(("passages_fts_", "sqlite_"))]
     assert names == [
@@ -271,6 +273,8 @@ def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     ]  # fmt: skip
     for column in ("code", "start", "line", "heading", "anchors"):
         assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
+    columns = [row[1] for row in store._connection.execute("PRAGMA table_info(token_bits)")]
+    assert columns == ["passage_id", "bits", "scale", "runs"]
 
 
 # tombstones
@@ -409,7 +413,13 @@ PRAGMA user_version = 2;
 """
 """What schema 2 added to it: deletions, folders, dates, tags and fields."""
 
-MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields")
+SCHEMA_3 = """
+ALTER TABLE passages ADD COLUMN anchors TEXT;
+PRAGMA user_version = 3;
+"""
+"""What schema 3 added: where a passage's text leaves the file's run."""
+
+MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields", "m003_anchors")
 """Their names, as a store keeps them."""
 
 
@@ -437,7 +447,9 @@ def old_store(path: Path) -> None:
 def test_a_store_of_schema_1_migrates_and_keeps_everything(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     old_store(path)
-    with pytest.raises(StoreError, match="has schema 1, this version needs 3: run btr-assistant index once"):
+    with pytest.raises(
+        StoreError, match=f"has schema 1, this version needs {SCHEMA_VERSION}: run btr-assistant index once"
+    ):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
@@ -464,7 +476,9 @@ def test_a_store_of_schema_2_migrates_and_keeps_everything(tmp_path: Path) -> No
         connection.execute("UPDATE documents SET deleted_at = 7, folder = '/notes/sub/', date = '2024-03-14'")
         connection.execute("INSERT INTO fields VALUES ('tag', 'idea', 1)")
     connection.close()
-    with pytest.raises(StoreError, match="has schema 2, this version needs 3: run btr-assistant index once"):
+    with pytest.raises(
+        StoreError, match=f"has schema 2, this version needs {SCHEMA_VERSION}: run btr-assistant index once"
+    ):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
