@@ -1,8 +1,8 @@
 """
 The commands by which a person sees that the program keeps its promises: doctor, verify, backup, restore, forget.
 
-They hang on the group of `app.cli`, and end as it says there: 0 when everything holds, 3 when a check fails. What asks
-before it acts does so on a terminal only; in a pipe it wants --yes.
+They end with 0 when everything holds, and with 3 when a check fails. What asks before it acts does so on a terminal
+only; in a pipe it wants --yes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.cli_base import on_terminal, print_json
 from app.display import plain
 from app.places import Places
 from store.errors import StoreError, UsageError
@@ -37,7 +38,6 @@ def doctor(places: Places, as_json: bool, offline_proof: bool) -> None:
     Example: btr-assistant doctor --offline-proof
     """
     from app.assistant import SCHEMA_VERSION
-    from app.cli import print_json
     from app.doctor import examine
     from app.offline import prove
 
@@ -93,7 +93,6 @@ def verify(places: Places, as_json: bool, reencode: int, rebuild_search: bool) -
     """
     from app.assistant import SCHEMA_VERSION
     from app.bundle import Bundle
-    from app.cli import print_json
     from app.indexer import writer_lock
     from app.verify import findings
     from app.verify import reencode as encode_again
@@ -192,7 +191,6 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
     Example: btr-assistant forget ~/notes/diary --ignore
     """
     from app.assistant import SCHEMA_VERSION
-    from app.cli import print_json
     from app.forget import choose, ignore, rule_for
     from app.forget import forget as run
     from app.indexer import writing
@@ -257,11 +255,9 @@ def _say_rule(path: str, file: Path, line: str, done: bool, asked: bool) -> None
 
 def _confirm(yes: bool, what: str, question: str) -> None:
     """Go on only if told to."""
-    from app.cli import _on_terminal
-
     if yes:
         return
-    if not _on_terminal():
+    if not on_terminal():
         raise UsageError(f"{what}: add --yes")
     click.confirm(plain(question), abort=True, err=True)
 

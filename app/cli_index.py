@@ -1,0 +1,363 @@
+"""
+The commands that keep the store in step with the notes: index, sources, watch, cleanup, and status, which tells of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from app.cli_base import FILES_FAILED, REFUSED, on_terminal, print_json
+from app.display import plain, short
+from app.places import Places
+from store.errors import UsageError
+
+if TYPE_CHECKING:
+    from app.bundle import Bundle
+    from app.indexer import Progress, Report
+
+_NO_FOLDER = "no folder is known yet: give one, btr-assistant index ~/notes"
+_MOST_LISTED = 20
+"""Files that an index run names of those that it did not read."""
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how large it would be."
+)
+@click.option("--show", metavar="FILE", help="With --dry-run: the text of one note exactly as it will be encoded.")
+@click.option("--allow-deletions", is_flag=True, help="Go on though more than a third of a folder's notes are gone.")
+@click.pass_obj
+def index(
+    places: Places, paths: tuple[str, ...], quiet: bool, dry_run: bool, show: str | None, allow_deletions: bool
+) -> None:
+    """Encode folders of notes; again for what is new, changed, moved or gone.
+
+    Read: Markdown, text, reStructuredText, Org, HTML, PDF, Word, Jupyter notebooks, e-mail (docs/formats.md).
+
+    Without PATH: every folder that was indexed or added before. What .gitignore or .btrignore ignores is left out.
+
+    Example: btr-assistant index ~/notes
+    """
+    if show is not None and not dry_run:
+        raise UsageError("--show needs --dry-run: btr-assistant index --dry-run --show FILE")
+    from app.bundle import Bundle
+    from app.indexer import index as run
+    from app.indexer import writing
+    from app.tree import check_root
+
+    roots = [str(check_root(Path(path), allow_deletions)) for path in paths]
+    bundle = Bundle.open(places.bundle, places.device)
+    if show is not None:
+        _print_encoded(bundle, Path(show))
+        return
+    if dry_run:
+        _print_forecast(places, bundle, roots, allow_deletions)
+        return
+    if not roots and not places.store.is_file():
+        raise UsageError(_NO_FOLDER)
+    with writing(places.store, places.lock, bundle.manifest) as store:
+        roots = roots or [source.root for source in store.sources()]
+        if not roots:
+            raise UsageError(_NO_FOLDER)
+        line = _ProgressLine(sys.stderr, quiet)
+        try:
+            report = run(store, bundle, roots, line, allow_deletions=allow_deletions)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("every note finished so far is kept, run it again to go on") from None
+        finally:
+            line.end()
+    _print_report(report, quiet)
+    if report.refused:
+        sys.exit(REFUSED)
+    if report.failed:
+        sys.exit(FILES_FAILED)
+
+
+def _print_report(report: Report, quiet: bool) -> None:
+    for path, reason in [*report.warnings, *report.failed]:
+        click.echo(f"{plain(path)} {reason}", err=True)
+    for _, sentence in report.refused:
+        click.echo(f"btr-assistant: {plain(sentence)}", err=True)
+    if quiet or (report.refused and not report.notes):
+        return
+    for path, reason in report.skipped[:_MOST_LISTED]:
+        click.echo(f"{plain(path)} {reason}", err=True)
+    if len(report.skipped) > _MOST_LISTED:
+        click.echo(f"and {len(report.skipped) - _MOST_LISTED:,} more like these", err=True)
+    pace = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds else ""
+    moved = f"{report.moved:,} moved, " if report.moved else ""
+    restored = f"{report.restored:,} restored, " if report.restored else ""
+    click.echo(
+        f"{report.notes:,} notes: {report.indexed:,} indexed, {report.unchanged:,} unchanged, {moved}{restored}"
+        f"{report.removed:,} removed, {len(report.failed):,} failed; "
+        f"{report.tokens:,} tokens in {report.seconds:.1f} s{pace}",
+        err=True,
+    )
+
+
+def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_deletions: bool) -> None:
+    from contextlib import nullcontext
+
+    from app.preview import forecast
+    from store.tokens import TokenStore
+
+    exists = places.store.is_file()
+    with TokenStore.open(places.store, bundle.manifest.fingerprint) if exists else nullcontext() as store:
+        roots = roots or [source.root for source in (store.sources() if store else [])]
+        if not roots:
+            raise UsageError(_NO_FOLDER)
+        found = forecast(store, bundle, roots, allow_deletions)
+    plan = found.plan
+    changed, moved = len(plan.changed), sum(move.renamed for move in plan.moves)
+    restored = sum(move.document.deleted and not move.renamed for move in plan.moves)
+    unchanged = plan.unchanged + len(plan.moves) - moved - restored
+    for path, reason in [*found.failed, *plan.skipped]:
+        click.echo(f"{plain(path)} {reason}", err=True)
+    for _, sentence in plan.refused:
+        click.echo(f"btr-assistant: {plain(sentence)}", err=True)
+    new = len(plan.encode) - changed - len(found.failed)
+    click.echo(
+        f"notes      {len(plan.owners):,}: {new:,} new, {changed:,} changed, "
+        f"{moved:,} moved, {restored:,} restored, {len(plan.gone):,} removed, {unchanged:,} unchanged, "
+        f"{len(found.failed):,} cannot be read"
+    )
+    click.echo(f"to encode  {found.tokens:,} tokens")
+    how = "measured in the last long run" if found.measured else "assumed, nothing was measured here yet"
+    click.echo(f"time       {found.minutes:.1f} minutes at {found.speed:,.0f} tokens/s ({how})")
+    click.echo(f"room       {found.store_bytes / 1e6:.1f} MB, with the notes' text and search index")
+    click.echo("Nothing was changed.", err=True)
+    if plan.refused:
+        sys.exit(REFUSED)
+
+
+def _print_encoded(bundle: Bundle, path: Path) -> None:
+    from app.preview import encoded_text
+
+    for line, heading, text in encoded_text(bundle, path):
+        click.secho(f"{short(str(path))}:{line}  {plain(heading)}", bold=True)
+        click.echo("\n".join(plain(part) for part in text.splitlines()))
+        click.echo()
+
+
+@click.group()
+def sources() -> None:
+    """Folders and files that are kept in step: list, add, remove.
+
+    Example: btr-assistant sources add ~/notes
+    """
+
+
+@sources.command("list")
+@click.pass_obj
+def sources_list(places: Places) -> None:
+    """List the sources with how many notes of each are indexed.
+
+    Example: btr-assistant sources list
+    """
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    with TokenStore.open(places.store, read_manifest(places.bundle).fingerprint) as store:
+        for source in store.sources():
+            missing = "" if os.path.lexists(source.root) else "  (not there now)"
+            click.echo(f"{plain(source.root)}  {source.notes:,} notes{missing}")
+
+
+@sources.command("add")
+@click.argument("path")
+@click.pass_obj
+def sources_add(places: Places, path: str) -> None:
+    """Add a folder or file, to be indexed by the next run.
+
+    Example: btr-assistant sources add ~/notes
+    """
+    from app.indexer import writing
+    from app.tree import check_root
+    from store.bundle import read_manifest
+
+    root = str(check_root(Path(path)))
+    with writing(places.store, places.lock, read_manifest(places.bundle)) as store:
+        store.add_source(root)
+    click.echo(f"added {plain(root)}: run btr-assistant index to encode it", err=True)
+
+
+@sources.command("remove")
+@click.argument("path")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Say what would be forgotten.")
+@click.pass_obj
+def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
+    """Forget a source: its notes leave the store, the files stay.
+
+    Example: btr-assistant sources remove ~/notes
+    """
+    from app.indexer import writing
+    from app.tree import check_root
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    root, manifest = str(check_root(Path(path), may_be_gone=True)), read_manifest(places.bundle)
+    with TokenStore.open(places.store, manifest.fingerprint) as store:
+        known = {source.root for source in store.sources()}
+        notes = len(store.only_in(root))
+    if root not in known:
+        raise UsageError(f"{root} is no source: btr-assistant sources list shows them")
+    if dry_run:
+        click.echo(f"{plain(root)}: {notes:,} notes would be forgotten. Nothing was changed.", err=True)
+        return
+    if not yes:
+        if not on_terminal():
+            raise UsageError(f"{notes:,} notes of {root} would be forgotten: add --yes, or --dry-run to look first")
+        click.confirm(f"Forget {notes:,} notes of {plain(root)}? The files stay.", abort=True, err=True)
+    with writing(places.store, places.lock, manifest) as store:
+        store.remove_source(root)
+        store.compact()
+    click.echo(f"forgot {notes:,} notes of {plain(root)}", err=True)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="List the deleted notes that would be removed.")
+@click.pass_obj
+def cleanup(places: Places, dry_run: bool) -> None:
+    """Remove deleted notes from the store for good, and give their room back.
+
+    Example: btr-assistant cleanup --dry-run
+    """
+    from app.indexer import writing
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    manifest = read_manifest(places.bundle)
+    with TokenStore.open(places.store, manifest.fingerprint) as store:
+        deleted = [document.path for document in store.documents() if document.deleted]
+    if dry_run:
+        for path in deleted:
+            click.echo(plain(path))
+        click.echo(f"{len(deleted):,} deleted notes would be removed. Nothing was changed.", err=True)
+        return
+    with writing(places.store, places.lock, manifest) as store:
+        before = store.counts().store_bytes
+        store.purge()
+        store.compact()
+        freed = max(before - store.counts().store_bytes, 0)
+    click.echo(f"{len(deleted):,} deleted notes removed, {freed / 1e6:.1f} MB freed", err=True)
+
+
+@click.command()
+@click.option(
+    "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Minutes between rescans."
+)
+@click.option("--debounce", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of quiet.")
+@click.pass_obj
+def watch(places: Places, every: float, debounce: float) -> None:
+    """Keep the store in step while notes are worked on, until Ctrl-C.
+
+    Looks at all sources first, and again every few minutes. One line for each change.
+
+    Example: btr-assistant watch
+    """
+    from functools import partial
+
+    from app.bundle import Bundle
+    from app.watch import Watch, file_events
+
+    bundle = Bundle.open(places.bundle, places.device)
+    watching = Watch(places.store, places.lock, bundle, partial(click.echo, err=True), 60 * every)
+    roots = watching.sources()
+    if not roots:
+        raise UsageError(_NO_FOLDER)
+    click.echo(f"watching {', '.join(short(root) for root in roots)}: Ctrl-C ends", err=True)
+    watching.run(partial(file_events, debounce=debounce))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--failed", is_flag=True, help="List the files that could not be indexed, and why.")
+@click.option("--deleted", is_flag=True, help="List the deleted notes that are kept until cleanup.")
+@click.pass_obj
+def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
+    """Show what is indexed and how much room it takes.
+
+    Example: btr-assistant status
+    """
+    from app.assistant import SCHEMA_VERSION
+    from store.bundle import read_manifest
+    from store.tokens import TokenStore
+
+    manifest = read_manifest(places.bundle)
+    with TokenStore.open(places.store, manifest.fingerprint) as store:
+        counts, failures = store.counts(), store.failures()
+        roots = [source.root for source in store.sources()]
+        gone = [document.path for document in store.documents() if document.deleted] if deleted else []
+    if as_json:
+        listed = {"failures": [{"path": path, "reason": reason} for path, reason in failures]} if failed else {}
+        print_json(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "notes": counts.notes,
+                "passages": counts.passages,
+                "tokens": counts.tokens,
+                "failed": counts.failed,
+                "deleted": counts.deleted,
+                "store_bytes": counts.store_bytes,
+                "bytes_per_token": round(counts.bytes_per_token, 2),
+                "model": manifest.name,
+                "sources": roots,
+                **listed,
+            }
+        )
+        return
+    if failed:
+        for path, reason in failures:
+            click.echo(f"{plain(path)} {reason}")
+        return
+    if deleted:
+        for path in gone:
+            click.echo(plain(path))
+        return
+    click.echo(f"notes      {counts.notes:,} ({counts.failed:,} failed)")
+    if counts.deleted:
+        click.echo(f"deleted    {counts.deleted:,}, kept until btr-assistant cleanup")
+    click.echo(f"passages   {counts.passages:,}")
+    click.echo(f"tokens     {counts.tokens:,}, {counts.bytes_per_token:.1f} bytes each (bits, scales, passage codes)")
+    click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
+    click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
+    for root in roots:
+        click.echo(f"source     {root}")
+
+
+class _ProgressLine:
+    """Index progress on one line of a terminal; silent in a pipe."""
+
+    def __init__(self, stream: TextIO, quiet: bool) -> None:
+        self._stream = stream
+        self._on = stream.isatty() and not quiet
+        self._shown = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        last = progress.done == progress.total
+        if not self._on or (progress.seconds - self._shown < 0.1 and not last):
+            return
+        self._shown = progress.seconds
+        left = round(progress.seconds_left)
+        self._stream.write(
+            f"\r\x1b[K{progress.done:,} of {progress.total:,} notes · {progress.notes_per_second:,.0f} notes/s · "
+            f"{left // 60}:{left % 60:02d} left"
+        )
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._on:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+COMMANDS = (index, sources, watch, status, cleanup)
