@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app import SCHEMA_VERSION
 from app.bundle import Bundle
 from app.calibration import SETTING, in_force
 from app.documents import hash_of
@@ -27,8 +28,6 @@ from store.errors import UsageError
 from store.scope import EVERYTHING, Scope
 from store.tokens import Counts, StoredPassage, TokenStore
 
-SCHEMA_VERSION = 1
-"""Of the JSON that `ask`, `search` and `status` print."""
 PASSAGES_READ = 20
 MAX_QUESTION_CHARACTERS = 10_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\w\"'(\[`*])|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s?)")

@@ -6,25 +6,54 @@ Each command parses, calls once, prints. Slow imports stand inside the command t
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
 
 import click
 
-from app import __version__, cli_ask, cli_index, cli_measure, cli_trust
-from app.cli_base import BUG, INTERRUPTED, on_terminal
+from app import __version__, cli_ask, cli_index, cli_measure, cli_settings, cli_trust, complete
+from app.cli_base import BUG, INTERRUPTED, keep_quiet_about_closed_pipes, on_terminal
 from app.places import resolve
 from store.errors import BtrError, UsageError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Ask": cli_ask.COMMANDS,
+    "Notes": cli_index.COMMANDS,
+    "The store": cli_trust.COMMANDS,
+    "Your own questions": cli_measure.COMMANDS,
+    "Settings": cli_settings.COMMANDS,
+}
 
 
-@click.group(invoke_without_command=True, context_settings=_CONTEXT)
-@click.option("--store", metavar="FILE", help="The store to use (default: in your data folder).")
-@click.option("--bundle", metavar="FOLDER", help="The model to use (default: the embedded one).")
-@click.option("--device", metavar="NAME", help="cpu, or an accelerator that ONNX Runtime offers here (default: cpu).")
+class Sections(click.Group):
+    """A group whose help lists its commands by what they are for; those of no section last."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = {command.name for section in SECTIONS.values() for command in section}
+        others = tuple(command for name, command in self.commands.items() if name not in listed)
+        width = max(map(len, self.commands))
+        for title, commands in {**SECTIONS, "Commands": others}.items():
+            if commands:
+                with formatter.section(title):
+                    rows = [(f"{c.name:<{width}}", c.get_short_help_str(formatter.width)) for c in commands]
+                    formatter.write_dl(rows)
+
+
+@click.group(cls=Sections, invoke_without_command=True, context_settings=_CONTEXT)
+@click.option(
+    "--store", metavar="FILE", shell_complete=complete.files, help="The store to use (default: in your data folder)."
+)
+@click.option(
+    "--bundle", metavar="FOLDER", shell_complete=complete.folders, help="The model to use (default: the embedded one)."
+)
+@click.option(
+    "--device",
+    metavar="NAME",
+    shell_complete=complete.devices,
+    help="cpu, or an accelerator that ONNX Runtime offers here (default: cpu).",
+)
 @click.option("--no-rescan", is_flag=True, help="Open the chat without looking for notes that changed.")
 @click.version_option(__version__, prog_name="btr-assistant")
 @click.pass_context
@@ -47,14 +76,13 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
         run_chat(lambda: Assistant.open(context.obj), lock=None if no_rescan else context.obj.lock)
 
 
-for command in (*cli_ask.COMMANDS, *cli_index.COMMANDS, *cli_measure.COMMANDS, *cli_trust.COMMANDS):
+for command in (command for section in SECTIONS.values() for command in section):
     cli.add_command(command)
 
 
 def main() -> None:
     """The `btr-assistant` command: errors a person can act on become one sentence and an exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal or pipe that lacks a character still gets the rest
+    keep_quiet_about_closed_pipes()
     try:
         sys.exit(cli.main(prog_name="btr-assistant", standalone_mode=False) or 0)
     except BtrError as error:

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from app.cli_base import NOTHING_FOUND, parse_filters, place, print_json, scope_option
+from app import complete
+from app.cli_base import (
+    NOTHING_FOUND,
+    json_option,
+    parse_filters,
+    passages_option,
+    place,
+    print_json,
+    reader_gone,
+    scope_option,
+)
 from app.display import plain
 from app.places import Places
 from store.errors import UsageError
@@ -26,15 +36,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("question", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--batch", metavar="FILE", help="Answer every line of a file (- for standard input) as JSON lines.")
-@click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
+@json_option
+@click.option(
+    "--batch",
+    metavar="FILE",
+    shell_complete=complete.files,
+    help="Answer every line of a file (- for standard input) as JSON lines.",
+)
+@passages_option
 @scope_option
 @click.pass_obj
 def ask(
     places: Places, question: str | None, as_json: bool, batch: str | None, passages: int, filters: tuple[str, ...]
 ) -> None:
     """Answer a question from your notes, with its source.
+
+    QUESTION may be - to read it from standard input. A line of --batch FILE is a question, or a JSON object with one.
 
     Example: btr-assistant ask "when was the boiler serviced?"
     """
@@ -48,9 +65,11 @@ def ask(
             for line in _questions(lines):
                 print_json(assistant.ask(line, passages, scope=scope).to_json(), indent=None)
                 sys.stdout.flush()
+                if reader_gone():
+                    break
         return
     assert question is not None
-    check_question(question)
+    question = check_question(_standard_input() if question == "-" else question)
     with Assistant.open(places) as assistant:
         answer = assistant.ask(question, passages, scope=scope)
         _warn_if_empty(assistant, scope)
@@ -69,16 +88,18 @@ def _warn_if_empty(assistant: Assistant, scope: Scope) -> None:
 
 @click.command()
 @click.argument("query")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("-n", "--limit", default=10, show_default=True, type=click.IntRange(1, 1000), help="Passages to list.")
+@json_option
+@click.option(
+    "-n", "--limit", metavar="N", default=10, show_default=True, type=click.IntRange(1, 1000), help="Passages to list."
+)
 @scope_option
 @click.pass_obj
 def search(places: Places, query: str, as_json: bool, limit: int, filters: tuple[str, ...]) -> None:
-    """List the passages closest to some words, without reading them.
+    """List the passages closest to some words, without reading.
 
     Example: btr-assistant search "boiler pressure valve"
     """
-    from app.assistant import SCHEMA_VERSION, Assistant, check_question
+    from app.assistant import Assistant, check_question
 
     check_question(query)
     scope = parse_filters(filters)
@@ -87,7 +108,7 @@ def search(places: Places, query: str, as_json: bool, limit: int, filters: tuple
         _warn_if_empty(assistant, scope)
     if as_json:
         rows = [asdict(result) for result in results]
-        print_json({"schema_version": SCHEMA_VERSION, "query": query.strip(), "results": rows})
+        print_json({"query": query.strip(), "results": rows})
     for result in () if as_json else results:
         click.secho(place(result), fg="cyan", nl=False)
         click.secho(f"  {plain(result.heading)}", dim=True)
@@ -123,6 +144,17 @@ def _print_answer(answer: Answer) -> None:
 
 def _stale(source: Source) -> str:
     return "  (changed since it was indexed)" if source.stale else ""
+
+
+def _standard_input() -> str:
+    """All of standard input, as one question."""
+    if sys.stdin.isatty():
+        click.echo("Type a question, then press Ctrl-D.", err=True)
+    with _open_lines("-") as text:
+        try:
+            return text.read()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input is not UTF-8 ({error.reason}): convert it") from error
 
 
 def _open_lines(name: str) -> TextIO:

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from app.cli_base import FILES_FAILED, REFUSED, on_terminal, print_json
+from app import complete
+from app.cli_base import FILES_FAILED, REFUSED, json_option, on_terminal, print_json, yes_option
 from app.display import plain, short
 from app.places import Places
 from store.errors import UsageError
@@ -26,18 +29,30 @@ _MOST_LISTED = 20
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete.files)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how large it would be."
 )
-@click.option("--show", metavar="FILE", help="With --dry-run: the text of one note exactly as it will be encoded.")
+@click.option(
+    "--show",
+    metavar="FILE",
+    shell_complete=complete.files,
+    help="With --dry-run: the text of one note exactly as it will be encoded.",
+)
 @click.option("--allow-deletions", is_flag=True, help="Go on though more than a third of a folder's notes are gone.")
+@json_option
 @click.pass_obj
 def index(
-    places: Places, paths: tuple[str, ...], quiet: bool, dry_run: bool, show: str | None, allow_deletions: bool
+    places: Places,
+    paths: tuple[str, ...],
+    quiet: bool,
+    dry_run: bool,
+    show: str | None,
+    allow_deletions: bool,
+    as_json: bool,
 ) -> None:
-    """Encode folders of notes; again for what is new, changed, moved or gone.
+    """Read folders of notes; again, what changed since.
 
     Read: Markdown, text, reStructuredText, Org, HTML, PDF, Word, Jupyter notebooks, e-mail (docs/formats.md).
 
@@ -55,10 +70,10 @@ def index(
     roots = [str(check_root(Path(path), allow_deletions)) for path in paths]
     bundle = Bundle.open(places.bundle, places.device)
     if show is not None:
-        _print_encoded(bundle, Path(show))
+        _print_encoded(bundle, Path(show), as_json)
         return
     if dry_run:
-        _print_forecast(places, bundle, roots, allow_deletions)
+        _print_forecast(places, bundle, roots, allow_deletions, as_json)
         return
     if not roots and not places.store.is_file():
         raise UsageError(_NO_FOLDER)
@@ -73,11 +88,27 @@ def index(
             raise KeyboardInterrupt("every note finished so far is kept, run it again to go on") from None
         finally:
             line.end()
-    _print_report(report, quiet)
+    if as_json:
+        print_json(_report_json(report))
+    _print_report(report, quiet or as_json)
     if report.refused:
         sys.exit(REFUSED)
     if report.failed:
         sys.exit(FILES_FAILED)
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    """What an index run did, as `index --json` prints it."""
+    lists = ("failed", "warnings", "skipped")
+    return {
+        **{name: value for name, value in asdict(report).items() if name not in (*lists, "refused")},
+        **{name: _reasons("path", getattr(report, name)) for name in lists},
+        "refused": _reasons("source", report.refused),
+    }
+
+
+def _reasons(of: str, pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{of: name, "reason": reason} for name, reason in pairs]
 
 
 def _print_report(report: Report, quiet: bool) -> None:
@@ -102,7 +133,7 @@ def _print_report(report: Report, quiet: bool) -> None:
     )
 
 
-def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_deletions: bool) -> None:
+def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_deletions: bool, as_json: bool) -> None:
     from contextlib import nullcontext
 
     from app.preview import forecast
@@ -123,6 +154,29 @@ def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_dele
     for _, sentence in plan.refused:
         click.echo(f"btr-assistant: {plain(sentence)}", err=True)
     new = len(plan.encode) - changed - len(found.failed)
+    if as_json:
+        print_json(
+            {
+                "notes": len(plan.owners),
+                "new": new,
+                "changed": changed,
+                "moved": moved,
+                "restored": restored,
+                "removed": len(plan.gone),
+                "unchanged": unchanged,
+                "tokens": found.tokens,
+                "minutes": round(found.minutes, 2),
+                "tokens_per_second": round(found.speed, 1),
+                "measured": found.measured,
+                "store_bytes": round(found.store_bytes),
+                "failed": _reasons("path", found.failed),
+                "skipped": _reasons("path", plan.skipped),
+                "refused": _reasons("source", plan.refused),
+            }
+        )
+        if plan.refused:
+            sys.exit(REFUSED)
+        return
     click.echo(
         f"notes      {len(plan.owners):,}: {new:,} new, {changed:,} changed, "
         f"{moved:,} moved, {restored:,} restored, {len(plan.gone):,} removed, {unchanged:,} unchanged, "
@@ -137,10 +191,15 @@ def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_dele
         sys.exit(REFUSED)
 
 
-def _print_encoded(bundle: Bundle, path: Path) -> None:
+def _print_encoded(bundle: Bundle, path: Path, as_json: bool) -> None:
     from app.preview import encoded_text
 
-    for line, heading, text in encoded_text(bundle, path):
+    encoded = list(encoded_text(bundle, path))
+    if as_json:
+        rows = [{"line": line, "heading": heading, "text": text} for line, heading, text in encoded]
+        print_json({"path": str(path), "passages": rows})
+        return
+    for line, heading, text in encoded:
         click.secho(f"{short(str(path))}:{line}  {plain(heading)}", bold=True)
         click.echo("\n".join(plain(part) for part in text.splitlines()))
         click.echo()
@@ -148,15 +207,16 @@ def _print_encoded(bundle: Bundle, path: Path) -> None:
 
 @click.group()
 def sources() -> None:
-    """Folders and files that are kept in step: list, add, remove.
+    """List, add or remove the folders that are kept in step.
 
     Example: btr-assistant sources add ~/notes
     """
 
 
 @sources.command("list")
+@json_option
 @click.pass_obj
-def sources_list(places: Places) -> None:
+def sources_list(places: Places, as_json: bool) -> None:
     """List the sources with how many notes of each are indexed.
 
     Example: btr-assistant sources list
@@ -165,13 +225,19 @@ def sources_list(places: Places) -> None:
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, read_manifest(places.bundle).fingerprint) as store:
-        for source in store.sources():
-            missing = "" if os.path.lexists(source.root) else "  (not there now)"
-            click.echo(f"{plain(source.root)}  {source.notes:,} notes{missing}")
+        rows: list[dict[str, Any]] = [
+            {"path": source.root, "notes": source.notes, "present": os.path.lexists(source.root)}
+            for source in store.sources()
+        ]
+    if as_json:
+        print_json({"sources": rows})
+    for row in () if as_json else rows:
+        missing = "" if row["present"] else "  (not there now)"
+        click.echo(f"{plain(row['path'])}  {row['notes']:,} notes{missing}")
 
 
 @sources.command("add")
-@click.argument("path")
+@click.argument("path", shell_complete=complete.files)
 @click.pass_obj
 def sources_add(places: Places, path: str) -> None:
     """Add a folder or file, to be indexed by the next run.
@@ -189,8 +255,8 @@ def sources_add(places: Places, path: str) -> None:
 
 
 @sources.command("remove")
-@click.argument("path")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.argument("path", shell_complete=complete.sources)
+@yes_option
 @click.option("--dry-run", is_flag=True, help="Say what would be forgotten.")
 @click.pass_obj
 def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
@@ -224,9 +290,10 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="List the deleted notes that would be removed.")
+@json_option
 @click.pass_obj
-def cleanup(places: Places, dry_run: bool) -> None:
-    """Remove deleted notes from the store for good, and give their room back.
+def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
+    """Remove deleted notes from the store for good.
 
     Example: btr-assistant cleanup --dry-run
     """
@@ -238,6 +305,9 @@ def cleanup(places: Places, dry_run: bool) -> None:
     with TokenStore.open(places.store, manifest.fingerprint) as store:
         deleted = [document.path for document in store.documents() if document.deleted]
     if dry_run:
+        if as_json:
+            print_json({"notes": deleted, "freed_bytes": None})
+            return
         for path in deleted:
             click.echo(plain(path))
         click.echo(f"{len(deleted):,} deleted notes would be removed. Nothing was changed.", err=True)
@@ -247,17 +317,32 @@ def cleanup(places: Places, dry_run: bool) -> None:
         store.purge()
         store.compact()
         freed = max(before - store.counts().store_bytes, 0)
+    if as_json:
+        print_json({"notes": deleted, "freed_bytes": freed})
+        return
     click.echo(f"{len(deleted):,} deleted notes removed, {freed / 1e6:.1f} MB freed", err=True)
 
 
 @click.command()
 @click.option(
-    "--every", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Minutes between rescans."
+    "--every",
+    metavar="MINUTES",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="Minutes between rescans.",
 )
-@click.option("--debounce", default=1.0, show_default=True, type=click.FloatRange(0.05, 60), help="Seconds of quiet.")
+@click.option(
+    "--debounce",
+    metavar="SECONDS",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.05, 60),
+    help="Seconds of quiet before a change is read.",
+)
 @click.pass_obj
 def watch(places: Places, every: float, debounce: float) -> None:
-    """Keep the store in step while notes are worked on, until Ctrl-C.
+    """Index notes as they change, until Ctrl-C.
 
     Looks at all sources first, and again every few minutes. One line for each change.
 
@@ -278,7 +363,7 @@ def watch(places: Places, every: float, debounce: float) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--failed", is_flag=True, help="List the files that could not be indexed, and why.")
 @click.option("--deleted", is_flag=True, help="List the deleted notes that are kept until cleanup.")
 @click.pass_obj
@@ -287,7 +372,6 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
 
     Example: btr-assistant status
     """
-    from app.assistant import SCHEMA_VERSION
     from store.bundle import read_manifest
     from store.tokens import TokenStore
 
@@ -297,10 +381,10 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
         roots = [source.root for source in store.sources()]
         gone = [document.path for document in store.documents() if document.deleted] if deleted else []
     if as_json:
-        listed = {"failures": [{"path": path, "reason": reason} for path, reason in failures]} if failed else {}
+        listed = {"failures": _reasons("path", failures)} if failed else {}
+        listed_deleted = {"deleted_notes": gone} if deleted else {}
         print_json(
             {
-                "schema_version": SCHEMA_VERSION,
                 "notes": counts.notes,
                 "passages": counts.passages,
                 "tokens": counts.tokens,
@@ -311,6 +395,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
                 "model": manifest.name,
                 "sources": roots,
                 **listed,
+                **listed_deleted,
             }
         )
         return

@@ -9,16 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from app.cli_base import Counter, print_json
+from app.cli_base import json_option, passages_option, print_json
 from app.places import Places
 from store.errors import UsageError
 
 if TYPE_CHECKING:
     from app.evaluation import Examination
+
+_every_option = click.option(
+    "--every",
+    metavar="N",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Ask every n-th question only.",
+)
 
 
 @click.command("eval")
@@ -34,10 +43,10 @@ if TYPE_CHECKING:
     type=click.Choice(["binarized", "split", "full"]),
     help="Repeatable; split and full need a bundle made with them.",
 )
-@click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
-@click.option("--finish", type=click.IntRange(1), help="Passages that the binarized reader reads to the end.")
-@click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Ask every n-th question only.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a reader.")
+@passages_option
+@click.option("--finish", metavar="N", type=click.IntRange(1), help="Passages that the reader reads to the end.")
+@_every_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a reader (docs/json.md).")
 @click.pass_obj
 def evaluate(
     places: Places,
@@ -50,7 +59,9 @@ def evaluate(
     every: int,
     as_json: bool,
 ) -> None:
-    """Measure answers to questions whose answers are known: JSONL or SQuAD's format.
+    """Measure answers to questions whose answers are known.
+
+    FILE is JSONL, a line being {"question": "...", "answers": ["..."]}, or SQuAD's format.
 
     Example: btr-assistant eval my-questions.jsonl --open
     """
@@ -62,7 +73,7 @@ def evaluate(
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
-            outcomes = examination.ask(name, passages, without, Counter(sys.stderr))
+            outcomes = examination.ask(name, passages, without, _Counter(sys.stderr))
             figures = summary(outcomes, name, examination.calibration, opened)
             if as_json:
                 print_json(figures, indent=None)
@@ -72,15 +83,18 @@ def evaluate(
 
 @click.command()
 @click.argument("questions", metavar="FILE", type=click.Path(path_type=Path), required=False)
-@click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
-@click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Ask every n-th question only.")
+@passages_option
+@_every_option
 @click.option("--dry-run", is_flag=True, help="Print the calibration, keep the old one.")
 @click.option("--reset", is_flag=True, help="Go back to the bundle's own calibration.")
+@json_option
 @click.pass_obj
-def calibrate(places: Places, questions: Path | None, passages: int, every: int, dry_run: bool, reset: bool) -> None:
-    """Fit confidence and "not in your notes" to your own questions (JSONL: question, answers).
+def calibrate(
+    places: Places, questions: Path | None, passages: int, every: int, dry_run: bool, reset: bool, as_json: bool
+) -> None:
+    """Fit confidence and "not in your notes" to your questions.
 
-    Each question is asked over the store, and again without the notes that answer it.
+    Each question of the FILE (as for eval) is asked over the store, and again without the notes that answer it.
 
     Example: btr-assistant calibrate my-questions.jsonl
     """
@@ -96,12 +110,15 @@ def calibrate(places: Places, questions: Path | None, passages: int, every: int,
         click.echo("the bundle's own calibration is used again", err=True)
         return
     with _examination(places, questions, opened=True, every=every) as examination:
-        outcomes = examination.ask("binarized", passages, True, Counter(sys.stderr))
+        outcomes = examination.ask("binarized", passages, True, _Counter(sys.stderr))
         try:
             calibration = fit([outcome.observation for outcome in outcomes])
         except ValueError as error:
             raise UsageError(f"{error}: add questions to {questions}") from error
-        for name, value in asdict(calibration).items():
+        figures = asdict(calibration)
+        if as_json:
+            print_json({**figures, "kept": not dry_run})
+        for name, value in () if as_json else figures.items():
             click.echo(f"{name:<12} {value:g}")
     if not dry_run:
         with writer_lock(places.lock), TokenStore.open(places.store) as store:
@@ -150,6 +167,18 @@ def _print_figures(figures: dict[str, Any]) -> None:
     click.echo("coverage   " + " ".join(f"{point['coverage']:>6.0%}" for point in figures["coverage"]))
     click.echo("wrong      " + " ".join(f"{point['risk']:>6.1%}" for point in figures["coverage"]))
     click.echo("confidence " + " ".join(f"{point['confidence']:>6.2f}" for point in figures["coverage"]))
+
+
+class _Counter:
+    """ "12 of 400 questions" on one line of a terminal; silent in a pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._stream.isatty():
+            self._stream.write(f"\r\x1b[K{done:,} of {total:,} questions" if done < total else "\r\x1b[K")
+            self._stream.flush()
 
 
 COMMANDS = (evaluate, calibrate)

@@ -713,7 +713,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
         ("PRAGMA user_version = 99", ["has schema 99, this version knows 3: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
-            ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],
+            ["was made with bundle feedfeedfeedfeed", "move it away and run", "/notes", "model use"],
         ),
     ],
     ids=["newer", "other bundle"],
