@@ -12,8 +12,8 @@ import traceback
 
 import click
 
-from app import __version__, cli_ask, cli_index, cli_measure, cli_settings, cli_trust, complete
-from app.cli_base import BUG, INTERRUPTED, keep_quiet_about_closed_pipes, on_terminal
+from app import __version__, cli_ask, cli_index, cli_measure, cli_serve, cli_settings, cli_trust, complete
+from app.cli_base import BUG, INTERRUPTED, in_browser, keep_quiet_about_closed_pipes, on_terminal
 from app.places import resolve
 from store.errors import BtrError, UsageError
 
@@ -23,6 +23,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Notes": cli_index.COMMANDS,
     "The store": cli_trust.COMMANDS,
     "Your own questions": cli_measure.COMMANDS,
+    "Elsewhere": cli_serve.COMMANDS,
     "Settings": cli_settings.COMMANDS,
 }
 
@@ -68,7 +69,7 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
     context.color = False if os.environ.get("NO_COLOR") else None
     context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
-        if not on_terminal():
+        if not on_terminal() and not in_browser():
             raise UsageError("the chat needs a terminal: use btr-assistant ask 'your question' in a pipe")
         from app.assistant import Assistant
         from app.chat import run_chat

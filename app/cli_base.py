@@ -61,6 +61,11 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def in_browser() -> bool:
+    """Whether textual-serve runs this process for a browser."""
+    return os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
+
+
 def print_json(value: Mapping[str, Any], indent: int | None = 2) -> None:
     """One JSON object on stdout, `schema_version` first; escaped where stdout could not hold every character."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
