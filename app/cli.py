@@ -67,6 +67,8 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
     btr-assistant
     """
     context.color = False if os.environ.get("NO_COLOR") else None
+    if context.invoked_subcommand == "completion":
+        return  # it runs whenever a shell starts, whatever the configuration is like
     context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
         if not on_terminal() and not in_browser():

@@ -120,11 +120,11 @@ def sources(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 def filters(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Filters: their names, then tags and folders of the notes."""
-    minus, name = "-" * incomplete.startswith("-"), incomplete.removeprefix("-").partition(":")[0]
+    name = incomplete.partition(":")[0]
     if ":" not in incomplete:
-        return _starting([f"{minus}{kind}:" for kind in ("folder", "tag", "date")], incomplete)
+        return _starting(["folder:", "tag:", "date:"], incomplete)
     known = {"tag": lambda store: store.tags(), "folder": lambda store: store.folders()}.get(name, lambda store: [])
-    return _starting([f"{minus}{name}:{found}" for found in _of_store(context, known) if " " not in found], incomplete)
+    return _starting([f"{name}:{found}" for found in _of_store(context, known) if " " not in found], incomplete)
 
 
 def _of_store(context: click.Context, ask: Callable[[TokenStore], list[str]]) -> list[str]:

@@ -281,3 +281,65 @@ def test_a_question_comes_from_standard_input(own_sample: Places, path: dict[str
     latin = shell(f"printf 'caf\\xe9?' | {PROGRAM} ask -", path)
     assert (latin.returncode, latin.stderr.count("\n")) == (2, 1)
     assert "standard input is not UTF-8" in latin.stderr
+
+
+# completion
+
+
+def completed(environment: dict[str, str], line: str) -> list[str]:
+    """What a real bash offers at the end of a line, by the printed script."""
+    script = f"""
+        eval "$({PROGRAM} completion bash)"
+        complete -p {PROGRAM} > /dev/null || exit 9
+        compopt() {{ [[ $2 == default || $2 == dirnames ]] && echo "<$2>"; }}
+        COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
+        COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_WORDS=({PROGRAM}) COMP_CWORD=1
+        _btr_assistant_completion {PROGRAM}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = shell(script, environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("btr-assistant se", ["search", "serve"]),
+        ("btr-assistant model ", ["list", "show", "use", "verify"]),
+        ("btr-assistant completion ", ["bash", "fish", "zsh"]),
+        ("btr-assistant config set d", ["device"]),
+        ("btr-assistant model use em", ["embedded"]),
+        ("btr-assistant --device c", ["cpu"]),
+        ("btr-assistant ask --in ta", ["tag:"]),
+        ("btr-assistant ask --in tag:ho", ["house"]),
+        ("btr-assistant ask --in folder:wo", ["work"]),
+        ("btr-assistant ask --in unknown:", [""]),
+        ("btr-assistant index ", ["<default>", ""]),
+        ("btr-assistant --bundle ", ["<dirnames>", ""]),
+    ],
+    ids=str,
+)
+def test_a_real_bash_completes(own_sample: Places, path: dict[str, str], line: str, offers: list[str]) -> None:
+    assert sorted(completed(path, line)) == sorted(offers)
+
+
+def test_a_real_bash_completes_the_folders_that_are_kept_in_step(own_sample: Places, path: dict[str, str]) -> None:
+    (root,) = completed(path, "btr-assistant sources remove /")
+    assert root.endswith("/notes")
+
+
+def test_completion_without_a_store_is_silent(home: Path, path: dict[str, str]) -> None:
+    assert completed(path, "btr-assistant ask --in tag:") == [""]
+    home.mkdir()
+    (home / "config.toml").write_text("broken =")  # which a shell that starts need not be told
+    assert completed(path, "btr-assistant ask --in tag:") == [""]
+
+
+@pytest.mark.parametrize("name", ["zsh", "fish"])
+def test_other_shells_get_a_script_of_theirs(run: Run, name: str) -> None:
+    outcome = run("completion", name)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"_BTR_ASSISTANT_COMPLETE={name}_complete" in outcome.out
+    if shutil.which(name):
+        assert subprocess.run([name, "-n"], input=outcome.out, text=True).returncode == 0
