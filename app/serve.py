@@ -40,7 +40,7 @@ _PAGE = """\
 <meta charset="utf-8">
 <title>btr-assistant</title>
 <link rel="stylesheet" href="/static/css/xterm.css">
-<style nonce="{nonce}">
+<style>
 html, body {{ margin: 0; height: 100%; background: #121212; color: #e0e0e0; font-family: monospace; }}
 #terminal {{ position: absolute; inset: 0; }}
 #closed {{ display: none; padding: 2em; }}
