@@ -1,8 +1,10 @@
 """
 The engine behind every front end: a store and a bundle, opened once; questions in, answers with sources out.
 
-    with Assistant.open(resolve()) as assistant:
+    with Assistant.open() as assistant:
         print(assistant.ask("when was the boiler serviced?").answer)
+
+It is also the Python interface (docs/python.md): what is public here keeps its names and meaning.
 """
 
 from __future__ import annotations
@@ -15,20 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app import SCHEMA_VERSION
 from app.bundle import Bundle
 from app.calibration import SETTING, in_force
 from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
-from app.places import Places
+from app.places import Places, resolve
 from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
+from app.scope import parse_scope
 from app.tree import in_a_cloud
 from store.errors import UsageError
 from store.scope import EVERYTHING, Scope
 from store.tokens import Counts, StoredPassage, TokenStore
 
-SCHEMA_VERSION = 1
-"""Of the JSON that `ask`, `search` and `status` print."""
 PASSAGES_READ = 20
 MAX_QUESTION_CHARACTERS = 10_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\w\"'(\[`*])|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s?)")
@@ -117,6 +119,29 @@ class SearchResult:
     score: float
 
 
+@dataclass(frozen=True)
+class NotePassage:
+    """A part of a note, as it was when it was indexed."""
+
+    line: int
+    """1-based line of its first character."""
+    page: int | None
+    heading: str
+    """Heading path, ' > ' between levels."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the store holds of one note."""
+
+    path: str
+    stale: bool
+    """The file is gone or has changed since it was indexed."""
+    passages: list[NotePassage]
+    """In the order of the text."""
+
+
 class Assistant:
     """An open store with its reader. One question at a time; calls from several threads wait for each other."""
 
@@ -128,18 +153,31 @@ class Assistant:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, places: Places) -> Assistant:
+    def open(
+        cls,
+        where: Places | Path | str | None = None,
+        *,
+        bundle: Path | str | None = None,
+        device: str | None = None,
+    ) -> Assistant:
         """
-        Open the store and the bundle that it was made with.
+        Open a store and the bundle that it was made with; close it, or use it as a context manager.
+
+        `where` is the file of a store. Without it, and without a bundle or device, those of environment, configuration
+        file and defaults are taken, as the command line does.
 
         Raises:
             StoreError: If there is no usable store.
             ModelError: If the bundle cannot be used.
             UsageError: If the device is not present.
         """
-        bundle = Bundle.open(places.bundle, places.device)
-        store = TokenStore.open(places.store, bundle.manifest.fingerprint)
-        return cls(store, bundle, ExtractiveReader(bundle))
+        if isinstance(where, Places):
+            places = where
+        else:
+            places = resolve(*(None if given is None else str(given) for given in (where, bundle, device)))
+        opened = Bundle.open(places.bundle, places.device)
+        store = TokenStore.open(places.store, opened.manifest.fingerprint)
+        return cls(store, opened, ExtractiveReader(opened))
 
     def close(self) -> None:
         """Close the store."""
@@ -156,16 +194,18 @@ class Assistant:
         question: str,
         passages: int = PASSAGES_READ,
         cancelled: Callable[[], bool] = lambda: False,
-        scope: Scope = EVERYTHING,
+        scope: Scope | str = EVERYTHING,
     ) -> Answer:
         """
         Answer a question from the notes of a scope, or abstain.
 
+        `passages` are read, 1 to 100. `scope` may be text, as after `--in`: "folder:work -tag:private".
+
         Raises:
-            UsageError: If the question is empty or longer than 10,000 characters.
+            UsageError: If the question is empty or longer than 10,000 characters, or the scope is no filter.
             Cancelled: If `cancelled` became true meanwhile.
         """
-        question = check_question(question)
+        question, scope = check_question(question), _scope(scope)
         with self._lock:
             began = time.perf_counter()
             encoded = self.bundle.encode_question(question)
@@ -204,19 +244,33 @@ class Assistant:
         with self._lock:
             return self.store.counts()
 
-    def count_notes(self, scope: Scope) -> int:
+    def count_notes(self, scope: Scope | str = EVERYTHING) -> int:
         """How many notes a scope holds now."""
         with self._lock:
-            return self.store.count_notes(scope)
+            return self.store.count_notes(_scope(scope))
 
-    def search(self, query: str, limit: int = 10, scope: Scope = EVERYTHING) -> list[SearchResult]:
+    def note(self, path: str | Path, scope: Scope | str = EVERYTHING) -> Note:
+        """
+        What the store holds of a note, by its full path; the file itself is only looked at to see whether it changed.
+
+        Raises:
+            UsageError: If the scope has no note of this path.
+        """
+        with self._lock, self.store.snapshot():
+            found = self.store.note(encodable(str(path)), _scope(scope))
+        if found is None:
+            raise UsageError(f"{path} is no note that can be read here: give a path that search or ask printed")
+        passages = [NotePassage(p.line, p.page, p.heading, p.text) for p in found]
+        return Note(str(path), bool(found) and is_stale(found[0]), passages)
+
+    def search(self, query: str, limit: int = 10, scope: Scope | str = EVERYTHING) -> list[SearchResult]:
         """
         The best passages of a scope for a query, without reading them.
 
         Raises:
-            UsageError: If the query is empty or longer than 10,000 characters.
+            UsageError: If the query is empty or longer than 10,000 characters, or the scope is no filter.
         """
-        query = check_question(query)
+        query, scope = check_question(query), _scope(scope)
         code = self.bundle.encode_question(query).code
         with self._lock, self.store.snapshot():
             hits = self._retriever.retrieve(query, code, limit, scope)
@@ -235,6 +289,12 @@ class Assistant:
                 line = _places(passage).at(span.start).line
                 candidates[key] = Candidate(answer, round(confidences[key], 4), passage.path, line)
         return list(candidates.values())[:5]
+
+
+def _scope(scope: Scope | str) -> Scope:
+    if isinstance(scope, Scope):
+        return scope
+    return parse_scope(scope) if scope.strip() else EVERYTHING
 
 
 def _source(passage: StoredPassage, span: Span) -> Source:

@@ -32,6 +32,8 @@ DECIDES_STORED_BITS = (
     "passage_tokens",
     "heading_tokens",
 )
+REPAIR = "reinstall btr-assistant or export the bundle again"
+"""What to do about a file that is not as it was made."""
 READERS = ("extractive", "generative")
 SIZES = (
     "hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens", "question_tokens",
@@ -152,6 +154,18 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def damaged(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """What is wrong with each file of a bundle that is not as it was made."""
+    found: dict[str, str] = {}
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            found[name] = "is missing"
+        elif file_hash(path) != expected:
+            found[name] = "is damaged, its hash differs"
+    return found
+
+
 def verify(folder: Path, manifest: Manifest) -> None:
     """
     Check every file of a bundle against its hash.
@@ -159,9 +173,5 @@ def verify(folder: Path, manifest: Manifest) -> None:
     Raises:
         ModelError: If a file is missing or differs.
     """
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(f"bundle {folder} lacks {name}: reinstall btr-assistant or export the bundle again")
-        if file_hash(path) != expected:
-            raise ModelError(f"{path} is damaged, its hash differs: reinstall btr-assistant or export the bundle again")
+    for name, what in damaged(folder, manifest).items():
+        raise ModelError(f"{folder / name} {what}: {REPAIR}")

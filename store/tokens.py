@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ import numpy.typing as npt
 
 from store.codec import Bits, token_arrays
 from store.errors import StoreError
-from store.fields import date_of, fields_of, folder_of
+from store.fields import TAG, date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
 
 SCHEMA_VERSION = 3
@@ -256,9 +257,11 @@ class TokenStore:
                 )
             made_with = self.setting("fingerprint")
         if fingerprint is not None and made_with != fingerprint:
+            roots = " ".join(shlex.quote(source.root) for source in self.sources()) or "FOLDER"
             raise StoreError(
-                f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: "
-                "move it away and run btr-assistant index again, or use the old bundle with --bundle"
+                f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: go back to "
+                f"{self.setting('model')} ({made_with} in btr-assistant model list) with btr-assistant model use, "
+                f"or move it away and run btr-assistant index {roots}"
             )
 
     def close(self) -> None:
@@ -538,6 +541,28 @@ class TokenStore:
         """How many notes a scope holds."""
         condition, parameters = scope.sql()
         return int(self._rows(f"SELECT COUNT(*) FROM documents d WHERE {condition}", parameters)[0][0])
+
+    def tags(self) -> list[str]:
+        """Every tag of the notes, folded."""
+        sql = (
+            "SELECT DISTINCT f.value FROM fields f JOIN documents d ON d.id = f.document_id "
+            "WHERE f.name = ? AND d.deleted_at IS NULL ORDER BY f.value"
+        )
+        return [value for (value,) in self._rows(sql, (TAG,))]
+
+    def folders(self) -> list[str]:
+        """The names of all folders that hold notes, folded, below and with those of the sources."""
+        found = self._rows("SELECT DISTINCT folder FROM documents WHERE deleted_at IS NULL")
+        return sorted({name for (path,) in found for name in path.split("/") if name})
+
+    def note(self, path: str, scope: Scope = EVERYTHING) -> list[StoredPassage] | None:
+        """All passages of one note in the order of its text; None where the scope has no note of exactly this path."""
+        condition, parameters = scope.sql()
+        found = self._rows(f"SELECT d.id FROM documents d WHERE d.path = ? AND {condition}", (path, *parameters))
+        if not found:
+            return None
+        sql = 'SELECT id FROM passages WHERE document_id = ? ORDER BY "start", id'
+        return self.passages([i for (i,) in self._rows(sql, found[0])])
 
     def data_version(self) -> int:
         """A number that changes when another connection wrote to the store."""

@@ -25,7 +25,7 @@ import pytest
 
 from app import __version__, cli
 from app.assistant import Assistant
-from app.cli import _ProgressLine
+from app.cli_index import _ProgressLine
 from app.formats.base import decode
 from app.indexer import Progress, writer_lock
 from app.places import EMBEDDED_BUNDLE, Places, resolve
@@ -140,7 +140,7 @@ def test_without_a_command_the_chat_opens_over_the_places_of_the_flags(
 
     monkeypatch.setattr("app.chat.run_chat", run_chat)
     refused(run("--store", own_sample.store), 2, "the chat needs a terminal: use btr-assistant ask")
-    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
+    monkeypatch.setattr("app.cli.on_terminal", lambda: True)
     assert run("--store", own_sample.store) == Outcome(0, "", "")
     assert run("--store", own_sample.store, "--no-rescan") == Outcome(0, "", "")
     assert opened == [(own_sample.store, resolve(str(own_sample.store)).lock), (own_sample.store, None)]
@@ -417,7 +417,7 @@ def test_a_removal_that_is_not_confirmed_changes_nothing(
     note_files(notes, a=BOILER)
     run("index", notes)
     before = contents(home / "store.db")
-    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
+    monkeypatch.setattr("app.cli_index.on_terminal", lambda: True)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     assert run("sources", "remove", notes).code == 130
     assert contents(home / "store.db") == before
@@ -713,7 +713,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
         ("PRAGMA user_version = 99", ["has schema 99, this version knows 3: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
-            ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],
+            ["was made with bundle feedfeedfeedfeed", "move it away and run", "/notes", "model use"],
         ),
     ],
     ids=["newer", "other bundle"],
