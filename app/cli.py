@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import __version__
+from app.cli_sessions import COMMANDS as CHAT_COMMANDS
+from app.cli_sessions import open_chat
 from app.cli_trust import COMMANDS
 from app.display import plain, short
 from app.places import Places, resolve
@@ -59,15 +61,10 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
     context.color = False if os.environ.get("NO_COLOR") else None
     context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
-        if not _on_terminal():
-            raise UsageError("the chat needs a terminal: use btr-assistant ask 'your question' in a pipe")
-        from app.assistant import Assistant
-        from app.chat import run_chat
-
-        run_chat(lambda: Assistant.open(context.obj), lock=None if no_rescan else context.obj.lock)
+        open_chat(context.obj, rescan=not no_rescan)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, *CHAT_COMMANDS):
     cli.add_command(command)
 
 

@@ -17,6 +17,8 @@ from store.errors import UsageError
 APP = "btr-assistant"
 EMBEDDED_BUNDLE = Path(__file__).parent / "bundle"
 SETTINGS = ("store", "bundle", "device")
+CHAT = "chat"
+"""The table of the configuration that is the chat's own (`app.chat.settings`)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Places:
     device: str
     state: Path
     """Folder for locks and logs."""
+    config: Path = Path("config.toml")
+    """The configuration file, there or not."""
 
     @property
     def lock(self) -> Path:
@@ -64,6 +68,7 @@ def resolve(store: str | None = None, bundle: str | None = None, device: str | N
         bundle=_path(chosen["bundle"]),
         device=chosen["device"],
         state=state,
+        config=config / "config.toml",
     )
 
 
@@ -78,6 +83,7 @@ def _read_config(path: Path) -> dict[str, str]:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}): correct or remove it") from error
+    entries.pop(CHAT, None)
     for name, value in entries.items():
         if name not in SETTINGS or not isinstance(value, str):
             known = ", ".join(SETTINGS)
