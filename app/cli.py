@@ -471,7 +471,9 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
 
 
 @cli.command("eval")
-@click.argument("questions", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("questions", metavar="[FILE]", type=click.Path(path_type=Path), required=False)
+@click.option("--mine", is_flag=True, help="Ask again what was marked right or wrong in the chat; without FILE.")
+@click.option("--rows", is_flag=True, help="With --mine: print those questions as a FILE for eval and calibrate.")
 @click.option("--open", "opened", is_flag=True, help="Retrieve from the store; without it, read each row's context.")
 @click.option("--without", is_flag=True, help="With --open: ask again over everything but the question's article.")
 @click.option(
@@ -490,7 +492,9 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
 @click.pass_obj
 def evaluate(
     places: Places,
-    questions: Path,
+    questions: Path | None,
+    mine: bool,
+    rows: bool,
     opened: bool,
     without: bool,
     readers: tuple[str, ...],
@@ -503,6 +507,17 @@ def evaluate(
 
     Example: btr-assistant eval my-questions.jsonl --open
     """
+    if mine:
+        if questions is not None:
+            raise UsageError("--mine brings its own questions: leave the FILE out")
+        from app.cli_sessions import evaluate_mine
+
+        evaluate_mine(places, rows, as_json)
+        return
+    if rows:
+        raise UsageError("--rows needs --mine: btr-assistant eval --mine --rows")
+    if questions is None:
+        raise UsageError("give a FILE of questions, or --mine: btr-assistant eval my-questions.jsonl --open")
     if without and not opened:
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary

@@ -206,4 +206,43 @@ def sessions_delete(places: Places, session: tuple[int, ...], yes: bool, dry_run
     click.echo(f"deleted {what}", err=True)
 
 
+def evaluate_mine(places: Places, only_rows: bool, as_json: bool) -> None:
+    """
+    Ask again what was marked in the chat, or only print it as lines that `eval` and `calibrate` read.
+
+    Raises:
+        UsageError: If nothing was marked.
+        BtrError: If store or bundle cannot be used.
+    """
+    from app.assistant import Assistant
+    from app.cli import _Counter, print_json
+    from app.mine import replay, rows, summary
+
+    with _store(places) as store:
+        turns = store.judged()
+    if not turns:
+        raise UsageError("nothing is marked yet: press F5 in the chat for a right answer, F6 for a wrong one")
+    if only_rows:
+        for row in rows(turns):
+            print_json(row, indent=None)
+        return
+    with Assistant.open(places) as assistant:
+        figures = summary(replay(assistant, turns, _Counter(sys.stderr)))
+    if as_json:
+        print_json(figures)
+        return
+    for row in figures["rows"]:
+        if row["right"] is not True:
+            expected = "another answer" if row["expected"] is None else ", ".join(row["expected"]) or "not in the notes"
+            click.echo(
+                f"{'wrong' if row['right'] is False else 'new':<6}{plain(row['question'])}\n      "
+                f"{plain(row['answer'] or 'not in your notes')} (expected: {plain(expected)})"
+            )
+    click.echo(
+        f"{figures['questions']:,} questions: {figures['right']:,} right, {figures['wrong']:,} wrong, "
+        f"{figures['changed']:,} with another answer than the wrong one; "
+        f"{figures['mended']:,} mended, {figures['lost']:,} lost since they were marked"
+    )
+
+
 COMMANDS = (chat, sessions)

@@ -29,7 +29,7 @@ class SourcePane(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Static("", id="pane-title", markup=False)
-        yield NoteText("", read_only=True, soft_wrap=True, show_line_numbers=True, show_cursor=False)
+        yield NoteText("", read_only=True, soft_wrap=True, show_line_numbers=True)
 
     def wait(self, source: Source | None) -> None:
         """Say which note is being read."""
@@ -51,7 +51,7 @@ class SourcePane(Vertical):
         text.load_text(shown)
         if excerpt.span:
             text.selection = Selection(*(_location(shown, offset) for offset in excerpt.span))
-            text.call_after_refresh(text.scroll_cursor_visible, center=True)
+            text.call_after_refresh(text.scroll_cursor_visible, center=True)  # when it knows how wide it is
 
     def fail(self, source: Source, sentence: str) -> None:
         """Say why there is nothing to show."""
