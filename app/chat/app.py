@@ -416,8 +416,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self._main.query_one("#status", Static).update(plain(status))
         self._box.prompt(PROMPT if notes else FOLDER)
         for welcome in self._main.query(Welcome):
-            welcome.remove()
-            self._cards.mount(Welcome(notes))
+            welcome.say(notes)
 
     def _index_command(self, folder: str) -> None:
         if self._engine is None:

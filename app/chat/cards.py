@@ -236,14 +236,20 @@ class Welcome(Static):
     """What stands where there are no cards yet."""
 
     def __init__(self, notes: int | None = None) -> None:
-        if notes == 0:
-            words = (
-                "There are no notes yet. Type the folder of your notes below and press Enter, for example ~/notes,\n"
-                "or press Ctrl+F to pick one from a list. Nothing is copied or sent; questions can be asked meanwhile."
-            )
-        else:
-            words = (
-                "Ask a question. The answer is copied from your notes, with its source; nothing leaves this machine.\n"
-                "/scope folder:work tag:idea date:2025 asks of a part of them, /scope alone of all again. F1: all keys."
-            )
-        super().__init__(words, markup=False)
+        super().__init__(_welcome(notes), markup=False)
+
+    def say(self, notes: int) -> None:
+        """What to do with so many notes."""
+        self.update(_welcome(notes))
+
+
+def _welcome(notes: int | None) -> str:
+    if notes == 0:
+        return (
+            "There are no notes yet. Type the folder of your notes below and press Enter, for example ~/notes,\n"
+            "or press Ctrl+F to pick one from a list. Nothing is copied or sent; questions can be asked meanwhile."
+        )
+    return (
+        "Ask a question. The answer is copied from your notes, with its source; nothing leaves this machine.\n"
+        "/scope folder:work tag:idea date:2025 asks of a part of them, /scope alone of all again. F1: all keys."
+    )

@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree, Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
 
 from app.chat.box import Completer
 from app.display import plain
@@ -44,6 +45,7 @@ class Help(ModalScreen[None]):
 class Correction(ModalScreen[str | None]):
     """The right answer: a text, empty if it is not known; None if it was cancelled."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", id="chat.correction.close")]
 
     def __init__(self, question: str) -> None:
@@ -64,6 +66,7 @@ class Correction(ModalScreen[str | None]):
 class FolderScreen(ModalScreen[str | None]):
     """A folder to index, typed or picked."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", id="chat.folder.close")]
 
     def compose(self) -> ComposeResult:
@@ -94,6 +97,7 @@ class Folders(DirectoryTree):
 class SessionsScreen(ModalScreen[int | None]):
     """Saved sessions: found by their words, resumed, renamed, exported, deleted. What is picked is resumed."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Close", id="chat.sessions.close"),
         Binding("down", "move(1)", "Next", show=False, id="chat.sessions.next", priority=True),
@@ -125,12 +129,14 @@ class SessionsScreen(ModalScreen[int | None]):
 
     @work(thread=True, exclusive=True, group="sessions")
     def _load(self, text: str) -> None:
+        worker = get_current_worker()
         try:
             found = self._store.sessions(text)
         except BtrError as error:
             self.app.call_from_thread(self._hint, str(error))
         else:
-            self.app.call_from_thread(self._list, found)
+            if not worker.is_cancelled:  # else more was typed meanwhile
+                self.app.call_from_thread(self._list, found)
 
     def _list(self, found: list[Session]) -> None:
         self._found = found
