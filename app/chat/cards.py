@@ -174,7 +174,7 @@ class Card(Vertical):
         if self.verdict:
             facts.append(self.verdict)
         yield Static(plain(" · ".join(facts)), markup=False, classes="facts dim")
-        yield Static(_details(answer), classes="details dim")
+        yield Static(_details(answer, option.candidate if option else None), classes="details dim")
 
     def _candidate(self, candidate: Candidate, source: Source | None, kind: str) -> Iterator[Static]:
         yield Static(plain(candidate.answer, LONGEST_ANSWER), markup=False, classes=kind)
@@ -186,9 +186,9 @@ class Card(Vertical):
 
     def _source_line(self, source: Source) -> Content:
         """Where a source stands: `path:line`, the headings above it, how old it is, a word if it changed."""
-        heading = (("  " + plain(source.heading), "dim"),) if source.heading else ()
+        heading = (("  " + plain(source.heading), "$text-muted"),) if source.heading else ()
         old = age(source.modified, self._clock())
-        aged = ((f"  {old}", "italic dim"),) if old else ()
+        aged = ((f"  {old}", "italic $text-muted"),) if old else ()
         stale = (("  changed since indexed", "bold $text-warning"),) if source.stale else ()
         return Content.assemble((place(source), "$text-primary underline"), *heading, *aged, *stale)
 
@@ -202,10 +202,10 @@ def _options(answer: Answer) -> list[Option]:
     return [Option(answer.sources[0], answer.candidates[0]), *thought[1:]]
 
 
-def _details(answer: Answer) -> Content:
-    """Milliseconds per stage, and what else was considered."""
+def _details(answer: Answer, shown: Candidate | None) -> Content:
+    """Milliseconds per stage, and what was considered besides what is shown."""
     lines = [Content(stages(answer))]
-    others = answer.candidates if answer.abstained else answer.candidates[1:]
+    others = [candidate for candidate in answer.candidates if candidate is not shown]
     if others:
         lines.append(Content("Thought of, but too unlikely:" if answer.abstained else "Also considered:"))
     for candidate in others:
