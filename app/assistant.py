@@ -32,6 +32,8 @@ from store.scope import EVERYTHING, Scope
 from store.tokens import Counts, StoredPassage, TokenStore
 
 PASSAGES_READ = 20
+CANDIDATES = 5
+"""Different answers that are told of, the given one included."""
 MAX_QUESTION_CHARACTERS = 10_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\w\"'(\[`*])|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s?)")
 _MAX_QUOTE = 400
@@ -58,6 +60,8 @@ class Source:
     end: int
     stale: bool
     """The file is gone or has changed since it was indexed."""
+    modified: float | None = None
+    """When the file was last written before it was indexed, seconds since 1970; not part of the JSON."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +102,15 @@ class Answer:
     candidates: list[Candidate]
     """Best first, the answer's own included."""
     timings_ms: Timings
+    places: Sequence[Source] = ()
+    """Where each candidate stands, in their order; not part of the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """As `ask --json` prints it."""
         answer = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        del answer["places"]
         for source in answer["sources"]:
-            del source["marked"]
+            del source["marked"], source["modified"]
         return answer
 
 
@@ -218,12 +225,9 @@ class Assistant:
             loaded = time.perf_counter()
             spans = self._reader.read(encoded, inputs, cancelled)
             read = time.perf_counter()
-        candidates = self._candidates(found, spans)
+        candidates, places = self._candidates(found, spans)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
-        if answered:
-            sources = [_source(found[spans[0].passage], spans[0])]
-        else:
-            sources = [_closest(passage) for passage in found[:3]]
+        sources = places[:1] if answered else [_closest(passage) for passage in found[:3]]
         ms = [1000 * t for t in (retrieved - began, loaded - retrieved, read - loaded, time.perf_counter() - began)]
         return Answer(
             question=question,
@@ -233,6 +237,7 @@ class Assistant:
             sources=sources,
             candidates=candidates,
             timings_ms=Timings(*(round(t, 1) for t in ms)),
+            places=places,
         )
 
     def warm(self) -> None:
@@ -278,17 +283,21 @@ class Assistant:
             found = self.store.passages(list(scores))
         return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
 
-    def _candidates(self, found: Sequence[StoredPassage], spans: Sequence[Span]) -> list[Candidate]:
-        """The best spans, one for each different answer with the probability of all its spans, five at most."""
+    def _candidates(
+        self, found: Sequence[StoredPassage], spans: Sequence[Span]
+    ) -> tuple[list[Candidate], list[Source]]:
+        """The best spans, one for each different answer with the probability of all its spans, and their places."""
         answers = [found[span.passage].text[span.start : span.end] for span in spans]
         confidences = self._calibration.confidences(answers, [span.score for span in spans])
-        candidates: dict[str, Candidate] = {}
+        first: dict[str, tuple[str, Span]] = {}
         for span, answer in zip(spans, answers, strict=True):
-            passage, key = found[span.passage], answer.casefold()
-            if key not in candidates:
-                line = _places(passage).at(span.start).line
-                candidates[key] = Candidate(answer, round(confidences[key], 4), passage.path, line)
-        return list(candidates.values())[:5]
+            first.setdefault(answer.casefold(), (answer, span))
+        candidates, places = [], []
+        for key, (answer, span) in list(first.items())[:CANDIDATES]:
+            place = _source(found[span.passage], span)
+            candidates.append(Candidate(answer, round(confidences[key], 4), place.path, place.line))
+            places.append(place)
+        return candidates, places
 
 
 def _scope(scope: Scope | str) -> Scope:
@@ -325,6 +334,7 @@ def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int]
         start=first.start,
         end=places.at(span[1] - 1).start + 1 if span[1] > span[0] else first.start,
         stale=is_stale(passage),
+        modified=passage.mtime_ns / 1e9,
     )
 
 

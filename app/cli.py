@@ -12,14 +12,15 @@ import traceback
 
 import click
 
-from app import __version__, cli_ask, cli_index, cli_measure, cli_serve, cli_settings, cli_trust, complete
-from app.cli_base import BUG, INTERRUPTED, in_browser, keep_quiet_about_closed_pipes, on_terminal
+from app import __version__, cli_ask, cli_index, cli_measure, cli_serve, cli_sessions, cli_settings, cli_trust, complete
+from app.cli_base import BUG, INTERRUPTED, keep_quiet_about_closed_pipes
 from app.places import resolve
-from store.errors import BtrError, UsageError
+from store.errors import BtrError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Ask": cli_ask.COMMANDS,
+    "The chat": cli_sessions.COMMANDS,
     "Notes": cli_index.COMMANDS,
     "The store": cli_trust.COMMANDS,
     "Your own questions": cli_measure.COMMANDS,
@@ -71,12 +72,7 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
         return  # it runs whenever a shell starts, whatever the configuration is like
     context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
-        if not on_terminal() and not in_browser():
-            raise UsageError("the chat needs a terminal: use btr-assistant ask 'your question' in a pipe")
-        from app.assistant import Assistant
-        from app.chat import run_chat
-
-        run_chat(lambda: Assistant.open(context.obj), lock=None if no_rescan else context.obj.lock)
+        cli_sessions.open_chat(context.obj, rescan=not no_rescan)
 
 
 for command in (command for section in SECTIONS.values() for command in section):

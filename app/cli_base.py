@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -114,3 +114,15 @@ def keep_quiet_about_closed_pipes() -> None:
         lines = stream.line_buffering or stream.write_through or name == "stderr"
         errors = "replace" if name == "stdout" else stream.errors
         setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, errors, line_buffering=lines))
+
+
+class Counter:
+    """ "12 of 400 questions" on one line of a terminal; silent in a pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._stream.isatty():
+            self._stream.write(f"\r\x1b[K{done:,} of {total:,} questions" if done < total else "\r\x1b[K")
+            self._stream.flush()

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli_base import json_option, passages_option, print_json
+from app.cli_base import Counter, json_option, passages_option, print_json
 from app.places import Places
 from store.errors import UsageError
 
@@ -31,7 +31,9 @@ _every_option = click.option(
 
 
 @click.command("eval")
-@click.argument("questions", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("questions", metavar="[FILE]", type=click.Path(path_type=Path), required=False)
+@click.option("--mine", is_flag=True, help="Ask again what was marked in the chat; without FILE.")
+@click.option("--rows", is_flag=True, help="With --mine: print those questions as a FILE for eval and calibrate.")
 @click.option("--open", "opened", is_flag=True, help="Retrieve from the store; without it, read each row's context.")
 @click.option("--without", is_flag=True, help="With --open: ask again over everything but the question's article.")
 @click.option(
@@ -50,7 +52,9 @@ _every_option = click.option(
 @click.pass_obj
 def evaluate(
     places: Places,
-    questions: Path,
+    questions: Path | None,
+    mine: bool,
+    rows: bool,
     opened: bool,
     without: bool,
     readers: tuple[str, ...],
@@ -65,6 +69,17 @@ def evaluate(
 
     Example: btr-assistant eval my-questions.jsonl --open
     """
+    if mine:
+        if questions is not None:
+            raise UsageError("--mine brings its own questions: leave the FILE out")
+        from app.cli_sessions import evaluate_mine
+
+        evaluate_mine(places, rows, as_json)
+        return
+    if rows:
+        raise UsageError("--rows needs --mine: btr-assistant eval --mine --rows")
+    if questions is None:
+        raise UsageError("give a FILE of questions, or --mine: btr-assistant eval my-questions.jsonl --open")
     if without and not opened:
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary
@@ -73,7 +88,7 @@ def evaluate(
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
-            outcomes = examination.ask(name, passages, without, _Counter(sys.stderr))
+            outcomes = examination.ask(name, passages, without, Counter(sys.stderr))
             figures = summary(outcomes, name, examination.calibration, opened)
             if as_json:
                 print_json(figures, indent=None)
@@ -110,7 +125,7 @@ def calibrate(
         click.echo("the bundle's own calibration is used again", err=True)
         return
     with _examination(places, questions, opened=True, every=every) as examination:
-        outcomes = examination.ask("binarized", passages, True, _Counter(sys.stderr))
+        outcomes = examination.ask("binarized", passages, True, Counter(sys.stderr))
         try:
             calibration = fit([outcome.observation for outcome in outcomes])
         except ValueError as error:
@@ -167,18 +182,6 @@ def _print_figures(figures: dict[str, Any]) -> None:
     click.echo("coverage   " + " ".join(f"{point['coverage']:>6.0%}" for point in figures["coverage"]))
     click.echo("wrong      " + " ".join(f"{point['risk']:>6.1%}" for point in figures["coverage"]))
     click.echo("confidence " + " ".join(f"{point['confidence']:>6.2f}" for point in figures["coverage"]))
-
-
-class _Counter:
-    """ "12 of 400 questions" on one line of a terminal; silent in a pipe."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._stream.isatty():
-            self._stream.write(f"\r\x1b[K{done:,} of {total:,} questions" if done < total else "\r\x1b[K")
-            self._stream.flush()
 
 
 COMMANDS = (evaluate, calibrate)

@@ -19,6 +19,8 @@ from store.errors import UsageError
 
 APP = "btr-assistant"
 EMBEDDED_BUNDLE = Path(__file__).parent / "bundle"
+CHAT = "chat"
+"""The table of the configuration that is the chat's own (`app.chat.settings`)."""
 EMBEDDED = "embedded"
 """What the bundle of the package is called where a name is asked for."""
 SETTINGS = {
@@ -141,6 +143,7 @@ def read_config(path: Path) -> dict[str, str]:
 
 def _parse(text: str, path: Path) -> dict[str, str]:
     entries = tomllib.loads(text)
+    entries.pop(CHAT, None)
     for name, value in entries.items():
         if name not in SETTINGS:
             raise UsageError(f"{path} has the entry {name}, which nobody knows: known are {', '.join(SETTINGS)}")
@@ -159,11 +162,13 @@ def write_config(path: Path, name: str, value: str | None) -> None:
     """
     wanted = {key: entry for key, entry in read_config(path).items() if key != name}
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    lines = [line for line in old.splitlines() if not re.match(rf"""\s*["']?{name}["']?\s*=""", line)]
+    table = re.search(r"^\s*\[", old, re.MULTILINE)
+    top, tables = (old[: table.start()], old[table.start() :]) if table else (old, "")
+    lines = [line for line in top.splitlines() if not re.match(rf"""\s*["']?{name}["']?\s*=""", line)]
     if value is not None:
         wanted[name] = value
         lines.append(f"{name} = {_quoted(value)}")
-    text = "".join(f"{line}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in lines) + tables
     try:
         same = _parse(text, path) == wanted
     except (tomllib.TOMLDecodeError, UsageError):

@@ -41,7 +41,7 @@ class Retriever:
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store
-        self._version = -1
+        self._revision = -1
         self._ids = np.zeros(0, dtype=np.int64)
         self._codes: Bits = np.zeros((0, 0), dtype=np.uint8)
 
@@ -75,10 +75,10 @@ class Retriever:
         return [int(i) for i in self._ids[chosen[order]]]
 
     def _refresh(self) -> None:
-        version = self._store.data_version()
-        if version != self._version:
+        revision = self._store.revision()
+        if revision != self._revision:
             self._ids, self._codes = self._store.codes()
-            self._version = version
+            self._revision = revision
 
 
 def fuse(lexical: Sequence[int], semantic: Sequence[int]) -> list[Hit]:

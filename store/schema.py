@@ -113,3 +113,41 @@ def m003_anchors(db: Database) -> None:
     """Where a passage's text leaves the file's run. What is stored is the file's run: nothing is encoded again."""
     db.execute("ALTER TABLE passages ADD COLUMN anchors TEXT")
     db.execute("PRAGMA user_version = 3")
+
+
+@migrations()
+def m004_sessions(db: Database) -> None:
+    """What was asked in the chat, what came of it, which notes that quotes, and what a person said to it."""
+    for statement in (
+        """
+        CREATE TABLE sessions (
+            id INTEGER PRIMARY KEY,
+            name TEXT,
+            created_at INTEGER NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE turns (
+            id INTEGER PRIMARY KEY,
+            session_id INTEGER NOT NULL REFERENCES sessions(id) ON DELETE CASCADE,
+            asked_at INTEGER NOT NULL,
+            question TEXT NOT NULL,
+            read_as TEXT,
+            scope TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            verdict TEXT,
+            correction TEXT
+        )
+        """,
+        "CREATE INDEX turns_session ON turns(session_id)",
+        """
+        CREATE TABLE quotes (
+            turn_id INTEGER NOT NULL REFERENCES turns(id) ON DELETE CASCADE,
+            path TEXT NOT NULL,
+            PRIMARY KEY (turn_id, path)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX quotes_path ON quotes(path)",
+    ):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 4")

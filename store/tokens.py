@@ -6,7 +6,7 @@ sees it, and a file that comes back is revived without being encoded.
 
 Writing goes through one door, `_transaction`; a document with all its passages is one transaction, so a kill loses at
 most the document in flight. Readers open the file on their own connection and, in WAL mode, never wait for a writer.
-Reading uses the standard library's sqlite3 alone: sqlite-utils is imported when a store is made or written to.
+Reading uses the standard library's sqlite3 alone: sqlite-utils is imported when a store is made or migrated.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ from store.errors import StoreError
 from store.fields import TAG, date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x42545231
 """'BTR1'."""
+REVISION = "revision"
+"""The setting that counts what was written of notes: what a reader keeps in memory is valid until it changes."""
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
+EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
 
 _WORD = re.compile(r"\w+")
 _STOPWORDS = frozenset(
@@ -295,6 +298,7 @@ class TokenStore:
             ):  # the outermost one has first call
                 if source.root != root:
                     self._hand_over(root, source)
+            self._forget_turns("d.source_id = (SELECT id FROM sources WHERE root = ?)", (root,))
             self._connection.execute("DELETE FROM sources WHERE root = ?", (root,))
 
     def _hand_over(self, root: str, heir: Source) -> None:
@@ -373,8 +377,12 @@ class TokenStore:
         with self._transaction():
             for placement in placements:  # a path that no file can have, so that none is in the way of another
                 away = (f"\0{placement.document_id}", placement.document_id)
+                old = "(SELECT path FROM documents WHERE id = ?)"
+                self._connection.execute(f"UPDATE OR REPLACE quotes SET path = ? WHERE path = {old}", away)
                 self._connection.execute("UPDATE documents SET path = ? WHERE id = ?", away)
             for placement in placements:
+                moved = (placement.path, f"\0{placement.document_id}")
+                self._connection.execute("UPDATE OR REPLACE quotes SET path = ? WHERE path = ?", moved)
                 self._connection.execute("DELETE FROM documents WHERE path = ?", (placement.path,))
                 self._connection.execute("DELETE FROM failures WHERE path = ?", (placement.path,))
                 self._connection.execute(
@@ -402,15 +410,41 @@ class TokenStore:
             )
 
     def purge(self) -> None:
-        """Remove all tombstones with their passages, bits and search entries; `compact` wipes the file."""
+        """
+        Remove all tombstones with their passages, bits and search entries, and the turns of sessions that quote them.
+
+        `compact` wipes the file.
+        """
         with self._transaction():
+            self._forget_turns("d.deleted_at IS NOT NULL")
             self._connection.execute("DELETE FROM documents WHERE deleted_at IS NOT NULL")
 
-    def forget(self, document_ids: Iterable[int], failed: Iterable[str]) -> None:
-        """Remove documents with all that is theirs, and failures, in one transaction; `compact` wipes the file."""
+    def forget(
+        self,
+        document_ids: Iterable[int],
+        failed: Iterable[str],
+        turns: Iterable[int] = (),
+        names: Iterable[int] = (),
+    ) -> None:
+        """
+        Remove documents with all that is theirs, failures, turns, and the names of sessions, in one transaction.
+
+        The turns that are known to quote the documents go with them. `compact` wipes the file.
+        """
         with self._transaction():
-            self._connection.executemany("DELETE FROM documents WHERE id = ?", [(i,) for i in document_ids])
+            for document_id in document_ids:
+                self._forget_turns("d.id = ?", (document_id,))
+                self._connection.execute("DELETE FROM documents WHERE id = ?", (document_id,))
             self._connection.executemany("DELETE FROM failures WHERE path = ?", [(path,) for path in failed])
+            self._connection.executemany("DELETE FROM turns WHERE id = ?", [(i,) for i in turns])
+            self._connection.executemany("UPDATE sessions SET name = NULL WHERE id = ?", [(i,) for i in names])
+            self._connection.execute(EMPTY_SESSIONS)
+
+    def _forget_turns(self, condition: str, parameters: tuple[Any, ...] = ()) -> None:
+        """Remove the turns that quote documents for which a condition holds, and sessions that have none left."""
+        quoting = f"SELECT q.turn_id FROM quotes q JOIN documents d ON d.path = q.path WHERE {condition}"
+        self._connection.execute(f"DELETE FROM turns WHERE id IN ({quoting})", parameters)
+        self._connection.execute(EMPTY_SESSIONS)
 
     def compact(self) -> None:
         """Leave nothing in the file of what was removed, and give its room back."""
@@ -445,12 +479,25 @@ class TokenStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """The one door for writing: all of it or nothing."""
-        with _sqlite_errors(self.path):
-            from sqlite_utils import Database
+        """
+        The one door for writing: all of it or nothing.
 
-            with Database(self._connection, execute_plugins=False).atomic():
+        It takes the writer's lock at once: one that begins by reading is refused, and does not wait, where a session is
+        being saved.
+        """
+        with _sqlite_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
                 yield
+                self._connection.execute(
+                    "INSERT INTO settings VALUES (?, '1') "
+                    "ON CONFLICT(key) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
+                    (REVISION,),
+                )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.rollback()
+                raise
 
     # reading
 
@@ -500,6 +547,18 @@ class TokenStore:
         )
         with _sqlite_errors(self.path):
             return [text for (text,) in self._connection.execute(sql, {"id": document_id})]
+
+    def turn_texts(self) -> list[tuple[int, str]]:
+        """(turn id, everything that is kept of it as text, JSON undone)."""
+        sql = "SELECT id, question, read_as, scope, correction, outcome FROM turns"
+        return [
+            (turn_id, "\n".join([*filter(None, texts), *_strings(json.loads(outcome))]))
+            for turn_id, *texts, outcome in self._rows(sql)
+        ]
+
+    def session_names(self) -> list[tuple[int, str]]:
+        """(session id, name) of the sessions that a person named."""
+        return [(row[0], row[1]) for row in self._rows("SELECT id, name FROM sessions WHERE name IS NOT NULL")]
 
     def texts(self) -> Iterator[str]:
         """Everything that is kept as text, of whatever kind, the schema's own included."""
@@ -564,9 +623,9 @@ class TokenStore:
         sql = 'SELECT id FROM passages WHERE document_id = ? ORDER BY "start", id'
         return self.passages([i for (i,) in self._rows(sql, found[0])])
 
-    def data_version(self) -> int:
-        """A number that changes when another connection wrote to the store."""
-        return self._pragma("data_version")
+    def revision(self) -> int:
+        """A number that changes when notes were written to; what a session saves does not change it."""
+        return int(self.setting(REVISION) or 0)
 
     def passages(self, ids: Sequence[int]) -> list[StoredPassage]:
         """Passages by id, in the order asked for; those removed meanwhile are left out."""
@@ -638,6 +697,15 @@ def fts_query(text: str) -> str:
 
 def _anchors(stored: str | None) -> tuple[tuple[int, int, int, int | None], ...]:
     return tuple((offset, start, line, page) for offset, start, line, page in json.loads(stored or "[]"))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in what JSON can hold."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def _marks(ids: Sequence[int]) -> str:

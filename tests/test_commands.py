@@ -106,7 +106,11 @@ def test_every_example_does_what_its_help_says(run: Run, desk: Path, monkeypatch
     first = [words for name in order[:3] for words in COMMANDS if name_of(words) == name]
     last = [words for name in order[3:] for words in COMMANDS if name_of(words) == name]
     between = [words for words in COMMANDS if words not in first + last and words[0] not in FOREVER]
-    asking = {"restore", "forget", "sources remove"}
+    asking = {"restore", "forget", "sources remove", "sessions delete"}
+    assert run("index", "notes").code == 0
+    for _ in range(3):  # the examples speak of session 3
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n"))
+        assert run("chat", "--plain").code == 0
     for words in (*first, *between, *last):
         arguments = example_of(words) + ["--yes"] * (name_of(words) in asking)
         if "--offline-proof" in arguments:
