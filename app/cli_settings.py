@@ -16,7 +16,7 @@ import click
 
 from app import complete
 from app.cli_base import json_option, print_json
-from app.display import plain, short
+from app.display import plain
 from app.places import EMBEDDED, SETTINGS, Places, absolute, models, resolve, write_config
 from store.errors import ModelError, StoreError, UsageError
 
@@ -82,7 +82,7 @@ def config_set(places: Places, name: str, value: str) -> None:
             raise UsageError(f"{path} is a folder: give the file of a store, which need not exist yet")
         value = str(path)
     write_config(places.config, name, value)
-    _say_set(places, name, value)
+    _say(name)
 
 
 @config.command("unset")
@@ -94,16 +94,16 @@ def config_unset(places: Places, name: str) -> None:
     Example: btr-assistant config unset device
     """
     write_config(places.config, name, None)
-    now = next(setting for setting in resolve().settings if setting.name == name)
-    click.echo(f"{name} is {plain(now.value)} now ({now.origin})", err=True)
+    _say(name)
 
 
-def _say_set(places: Places, name: str, value: str) -> None:
-    """What was written, and whether it counts."""
-    click.echo(f"{name} = {plain(value)} is written to {plain(str(places.config))}", err=True)
+def _say(name: str) -> None:
+    """What a setting is after a change, and whether the change counts."""
     now = next(setting for setting in resolve().settings if setting.name == name)
+    where = f": {plain(now.where)}" if now.where else ""
+    click.echo(f"{name} is {plain(now.value)} now ({now.origin}{where})", err=True)
     if now.origin == "environment":
-        click.echo(f"{now.where} is set to {plain(now.value)} and comes first: unset {now.where}", err=True)
+        click.echo(f"the environment comes first: unset {now.where} to use what the file says", err=True)
 
 
 @click.group()
@@ -149,7 +149,7 @@ def model_list(places: Places, as_json: bool) -> None:
             click.echo(
                 f"{mark} {plain(row['name'])}  {plain(row['model'])}, {row['reader']}, {size}, {row['fingerprint']}"
             )
-    click.echo(f"A folder with a model in {short(str(places.bundles))} is listed here by its name.", err=True)
+    click.echo(f"A folder with a model in {plain(str(places.bundles))} is listed here by its name.", err=True)
 
 
 @model.command("show")
@@ -235,7 +235,7 @@ def _use(places: Places, folder: Path) -> None:
 
     manifest = Bundle.open(folder).manifest
     write_config(places.config, "bundle", None if _same(folder, models(places)[EMBEDDED]) else str(folder))
-    _say_set(places, "bundle", str(folder))
+    _say("bundle")
     if not places.store.is_file():
         return
     try:

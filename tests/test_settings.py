@@ -45,7 +45,7 @@ def test_what_is_set_is_used_until_it_is_unset(
 
 def test_what_the_environment_overrides_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BTR_ASSISTANT_STORE", "/elsewhere.db")
-    assert "comes first: unset BTR_ASSISTANT_STORE" in run("config", "set", "store", "x.db").err
+    assert "the environment comes first: unset BTR_ASSISTANT_STORE to" in run("config", "set", "store", "x.db").err
 
 
 @pytest.mark.parametrize(
