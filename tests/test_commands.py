@@ -6,6 +6,7 @@ What holds for all commands: an example in every help that works, JSON as docume
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
