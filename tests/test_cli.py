@@ -710,7 +710,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("PRAGMA user_version = 99", ["has schema 99, this version knows 3: upgrade btr-assistant"]),
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 4: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
             ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],

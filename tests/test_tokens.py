@@ -11,7 +11,8 @@ import pytest
 
 from store.errors import StoreError
 from store.scope import Folder, Scope
-from store.tokens import SCHEMA_VERSION, UNREAD, NewDocument, NewPassage, Placement, TokenStore, fts_query
+from store.search import fts_query
+from store.tokens import SCHEMA_VERSION, UNREAD, NewDocument, NewPassage, Placement, TokenStore
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -156,15 +157,15 @@ def test_a_reader_sees_committed_documents_while_a_writer_is_at_work(store: Toke
     source = store.add_source("/notes")
     store.put_document(source, document(), [passage("first")])
     with TokenStore.open(store.path, FINGERPRINT) as reader:
-        before = reader.data_version()
+        before = reader.code_index()
         with pytest.raises(RuntimeError), store._transaction():
             store._connection.execute("DELETE FROM documents")
             assert reader.counts().notes == 1  # neither blocked nor shown what is not committed
             raise RuntimeError
-        assert reader.data_version() == before
+        assert reader.code_index() is before
         store.put_document(source, document("/notes/b.md"), [passage("second")])
         assert reader.counts().notes == 2
-        assert reader.data_version() != before
+        assert len(reader.code_index()) == 2
 
 
 def test_a_snapshot_shows_one_state_whatever_is_written_meanwhile(store: TokenStore) -> None:
@@ -262,12 +263,12 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(store: TokenStore) -> Non
 
 def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     """Released migrations never change: this list changes only together with SCHEMA_VERSION."""
-    assert SCHEMA_VERSION == 3
+    assert SCHEMA_VERSION == 4
     rows = store._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     names = [name for (name,) in rows if not name.startswith(("passages_fts_", "sqlite_"))]
     assert names == [
-        "_sqlite_migrations", "documents", "failures", "fields", "passages", "passages_fts", "settings",
-        "sources", "token_bits",
+        "_sqlite_migrations", "code_blocks", "documents", "failures", "fields", "passages", "passages_fts", "settings",
+        "sources", "stale_codes", "token_bits",
     ]  # fmt: skip
     for column in ("code", "start", "line", "heading", "anchors"):
         assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
@@ -437,7 +438,7 @@ def old_store(path: Path) -> None:
 def test_a_store_of_schema_1_migrates_and_keeps_everything(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     old_store(path)
-    with pytest.raises(StoreError, match="has schema 1, this version needs 3: run btr-assistant index once"):
+    with pytest.raises(StoreError, match="has schema 1, this version needs 4: run btr-assistant index once"):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
@@ -464,7 +465,7 @@ def test_a_store_of_schema_2_migrates_and_keeps_everything(tmp_path: Path) -> No
         connection.execute("UPDATE documents SET deleted_at = 7, folder = '/notes/sub/', date = '2024-03-14'")
         connection.execute("INSERT INTO fields VALUES ('tag', 'idea', 1)")
     connection.close()
-    with pytest.raises(StoreError, match="has schema 2, this version needs 3: run btr-assistant index once"):
+    with pytest.raises(StoreError, match="has schema 2, this version needs 4: run btr-assistant index once"):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
@@ -482,7 +483,7 @@ def test_a_migrated_store_has_the_schema_of_a_new_one(tmp_path: Path, store: Tok
     path = tmp_path / "old.db"
     old_store(path)
     with TokenStore.create(path, FINGERPRINT, "tiny") as migrated:
-        for table in ("documents", "passages", "fields", "token_bits", "failures", "sources"):
+        for table in ("documents", "passages", "fields", "token_bits", "failures", "sources", "code_blocks"):
             columns = [s._connection.execute(f"PRAGMA table_info({table})").fetchall() for s in (migrated, store)]
             assert columns[0] == columns[1], table
         sql = "SELECT name FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
