@@ -133,10 +133,10 @@ class AssistantEngine:
 
     def status(self) -> str:
         """How much is indexed."""
-        counts = self.assistant.counts()
-        if not counts.notes:
+        notes, passages = self.assistant.size()
+        if not notes:
             return "no notes yet: run btr-assistant index FOLDER"
-        return f"{counts.notes:,} notes · {counts.passages:,} passages · all local"
+        return f"{notes:,} notes · {passages:,} passages · all local"
 
 
 def run_chat(open_assistant: Callable[[], Assistant], *, lock: Path | None = None, headless: bool = False) -> None:

@@ -17,13 +17,14 @@ Hamming distance then adds up columns, which is ten times as fast as adding up t
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from store.codec import Bits
-from store.errors import FormatError
+from store.errors import FormatError, StoreError
 
 BLOCK_BITS = 10
 _PLACE = np.dtype("<u2")
@@ -61,7 +62,7 @@ class Codes:
     def take(self, rows: Rows) -> Bits:
         """The codes (n, c / 8) of some rows (n,)."""
         chosen = np.ascontiguousarray(self.words[:, rows].T)
-        return chosen.view(np.uint8).reshape(len(rows), -1)[:, : self.width]
+        return chosen.view(np.uint8).reshape(len(rows), len(self.words) * _WORD)[:, : self.width]
 
     def distances(self, code: Bits) -> npt.NDArray[np.uint16]:
         """
@@ -114,7 +115,7 @@ class Blocks:
         All codes, in the memory that they need and one block's.
 
         Raises:
-            FormatError: If they are not all of one width, or a block is not whole.
+            StoreError: If they are not all of one width, or a block is not whole.
         """
         stale = set(self._stale())
         blocks = sorted(stale | {block for (block,) in self._connection.execute("SELECT block FROM code_blocks")})
@@ -129,8 +130,7 @@ class Blocks:
             if words is None:
                 width = fresh.codes.shape[1]
                 words = np.empty((-(-width // _WORD), room), dtype=np.uint64)
-            if fresh.codes.shape[1] != width:
-                raise FormatError(f"codes of {fresh.codes.shape[1]} and of {width} bytes: run btr-assistant verify")
+            _check_widths(width, fresh.codes.shape[1])
             start, end = end, end + len(fresh.places)
             ids[start:end] = (block << BLOCK_BITS) + fresh.places.astype(np.uint32)
             owners[start:end] = fresh.owners
@@ -147,8 +147,7 @@ class Blocks:
         row = self._connection.execute(sql, (block,)).fetchone()
         stored = _decode(block, *row) if row else None
         if not is_stale:
-            assert stored is not None
-            return stored
+            return stored or _decode(block, b"", b"", b"")
         first, last = block << BLOCK_BITS, ((block + 1) << BLOCK_BITS) - 1
         sql = "SELECT passage_id FROM stale_codes WHERE passage_id BETWEEN ? AND ?"
         stale = np.array([i - first for (i,) in self._connection.execute(sql, (first, last))], dtype=_PLACE)
@@ -168,20 +167,47 @@ class Blocks:
         kept = ~np.isin(stored.places, stale)
         if not rows:
             return _Block(stored.places[kept], stored.owners[kept], stored.codes[kept])
+        if not kept.any():
+            return added
         places = np.concatenate([stored.places[kept], added.places])
         order = np.argsort(places)
         owners = np.concatenate([stored.owners[kept], added.owners])
-        codes = np.concatenate([stored.codes[kept], added.codes]) if kept.any() else added.codes
+        _check_widths(stored.codes.shape[1], added.codes.shape[1])
+        codes = np.concatenate([stored.codes[kept], added.codes])
         return _Block(places[order], owners[order], codes[order])
+
+    def problems(self) -> Iterator[str]:
+        """Where blocks are not what the passages say, one sentence each."""
+        said = "SELECT id, document_id, code FROM passages WHERE id BETWEEN ? AND ? ORDER BY id"
+        sql = f"SELECT id >> {BLOCK_BITS} FROM passages UNION SELECT block FROM code_blocks ORDER BY 1"
+        if self._stale():
+            yield "code blocks are older than their passages"
+            return
+        for (block,) in self._connection.execute(sql).fetchall():
+            first = block << BLOCK_BITS
+            rows = self._connection.execute(said, (first, first + (1 << BLOCK_BITS) - 1)).fetchall()
+            try:
+                found = self.fresh(block, is_stale=False)
+            except StoreError as error:
+                yield str(error)
+                continue
+            stored = zip((found.places + first).tolist(), found.owners.tolist(), found.codes, strict=True)
+            if [(i, owner, code.tobytes()) for i, owner, code in stored] != rows:
+                yield f"code block {block} is not what its passages say"
 
     def _stale(self) -> list[int]:
         sql = f"SELECT DISTINCT passage_id >> {BLOCK_BITS} FROM stale_codes"
         return [block for (block,) in self._connection.execute(sql)]
 
 
+def _check_widths(one: int, other: int) -> None:
+    if one != other:
+        raise StoreError(f"passage codes of {one} and of {other} bytes in one store: run btr-assistant verify")
+
+
 def _decode(block: int, places: bytes, owners: bytes, codes: bytes) -> _Block:
     count = len(places) // _PLACE.itemsize
     if len(places) % _PLACE.itemsize or len(owners) != count * _OWNER.itemsize or (count and len(codes) % count):
-        raise FormatError(f"code block {block} is not whole: run btr-assistant verify")
+        raise StoreError(f"code block {block} is not whole: run btr-assistant verify --rebuild-search")
     packed = np.frombuffer(codes, dtype=np.uint8).reshape(count, -1) if count else np.empty((0, 0), dtype=np.uint8)
     return _Block(np.frombuffer(places, dtype=_PLACE), np.frombuffer(owners, dtype=_OWNER), packed)

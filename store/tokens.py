@@ -415,8 +415,10 @@ class TokenStore:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rebuild_search(self) -> None:
-        """Make the search index anew from the passages."""
+        """Make the search index anew from the passages: their words and the blocks of their codes."""
         with self._transaction():
+            self._connection.execute("DELETE FROM code_blocks")
+            self._connection.execute("INSERT OR IGNORE INTO stale_codes SELECT id FROM passages")
             self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('rebuild')")
 
     def put_failure(self, source_id: int, path: str, reason: str) -> None:
@@ -580,6 +582,12 @@ class TokenStore:
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
         return {row[0]: token_arrays(row[1], row[2], row[3]) for row in rows}
+
+    def size(self) -> tuple[int, int]:
+        """Notes and passages, without reading a passage."""
+        notes = self._rows("SELECT COUNT(*) - COUNT(deleted_at) FROM documents")[0][0]
+        rows = self.rows(EVERYTHING)
+        return notes, len(self.code_index()) if rows is None else int(rows.sum())
 
     def counts(self) -> Counts:
         """Notes, passages, tokens, failures and bytes."""
