@@ -6,11 +6,13 @@ million passages would take a second. Where a question's words stand in more tha
 
 - words that stand in more than one in `COMMON` say next to nothing and are left out, if there are others;
 - of what is left, the rarest words, as many as stand in `SCORED` passages together, choose what is scored; all words
-  count for its score. A passage with common words alone is not found by them: that is what passage codes are for;
+  count for its score. Only where these are too few do others choose the rest, those left out too: else a passage with
+  common words alone is not found by them, which is what passage codes are for;
 - of a question whose rarest word stands in more than `SCORED`, that word's newest are scored.
 
-On 406 questions over 2,475 passages with a tenth of them scored, recall@20 of words and codes together was 0.988,
-against 0.985 of the whole. Up to `SCORED` nothing is left out and nothing changes.
+Measured on 1,095 questions over 150,000 passages of Simple Wikipedia, with a twentieth of the passages scored at most:
+an answer stands among the first 20 passages 24.7 % of the time, as often as where all are scored, and among the first
+200 35.1 %, against 35.5 %. Up to `SCORED` nothing is left out.
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ def any_of(words: Sequence[str]) -> str:
     return " OR ".join(words)
 
 
+def _best_first(item: tuple[int, float]) -> tuple[float, int]:
+    return -item[1], item[0]
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The passages that may be found."""
@@ -85,15 +91,35 @@ class Search:
         counts = {word: self._count(word, most) for word in words}
         if sum(counts.values()) <= self._scored:
             return self._score(any_of(words), limit)
-        telling = [word for word in words if counts[word] * COMMON <= self._passages] or words
-        rare, common = self._divide(sorted(telling, key=counts.__getitem__), counts)
-        first = self._newest(rare[0]) if counts[rare[0]] > self._scored else 0
+        said = sorted((word for word in words if counts[word]), key=counts.__getitem__)
+        telling = [word for word in said if counts[word] * COMMON <= self._passages]
+        found = self._bounded(telling, counts, limit) if telling else []
+        return self._filled(found, said[len(telling) :], counts, limit)
+
+    def _bounded(self, words: Sequence[str], counts: dict[str, int], limit: int) -> list[tuple[int, float]]:
+        """The best passages for words, rarest first, of those that the rarest ones choose."""
+        rare, common = self._divide(words, counts)
+        if counts[rare[0]] > self._scored:
+            return self._divided(rare, common, limit, self._newest(rare[0]))
+        return self._filled(self._divided(rare, common, limit, 0), common, counts, limit)
+
+    def _divided(self, rare: Sequence[str], common: Sequence[str], limit: int, first: int) -> list[tuple[int, float]]:
+        """The best passages from an id on with any of the rare words; the common ones count too."""
         if not common:
             return self._score(any_of(rare), limit, first)
-        both = f"({any_of(rare)}) AND ({any_of(common)})"
-        alone = f"({any_of(rare)}) NOT ({any_of(common)})"
-        found = self._score(both, limit, first) + self._score(alone, limit, first)
-        return sorted(found, key=lambda item: (-item[1], item[0]))[:limit]
+        found = self._score(f"({any_of(rare)}) AND ({any_of(common)})", limit, first)
+        found += self._score(f"({any_of(rare)}) NOT ({any_of(common)})", limit, first)
+        return sorted(found, key=_best_first)[:limit]
+
+    def _filled(
+        self, found: list[tuple[int, float]], words: Sequence[str], counts: dict[str, int], limit: int
+    ) -> list[tuple[int, float]]:
+        """What was found and, where that is less than was asked for, what other words find."""
+        if len(found) >= limit or not words:
+            return found
+        known = {passage_id for passage_id, _ in found}
+        others = [item for item in self._bounded(words, counts, limit) if item[0] not in known]
+        return sorted([*found, *others], key=_best_first)[:limit]
 
     def _divide(self, words: Sequence[str], counts: dict[str, int]) -> tuple[Sequence[str], Sequence[str]]:
         """Words, rarest first -> those that choose, one at least, and the others."""
