@@ -29,6 +29,8 @@ from store.errors import FormatError, StoreError
 BLOCK_BITS = 10
 _PLACE = np.dtype("<u2")
 _OWNER = np.dtype("<u4")
+POINTERS = _PLACE.itemsize + _OWNER.itemsize
+"""Bytes that a block holds for each passage besides its code."""
 _WORD = 8
 _SCANNED = 1 << 14
 """Passages of which distances are counted at a time: what that takes stays in the processor's cache."""

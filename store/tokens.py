@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.codec import Bits, token_arrays
-from store.codes import Blocks, Codes
+from store.codes import POINTERS, Blocks, Codes
 from store.errors import StoreError
 from store.fields import date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
@@ -148,7 +148,7 @@ class Counts:
     deleted: int
     """Tombstones; counted nowhere else but in `store_bytes`."""
     encoded_bytes: int
-    """Token bits, scales and passage codes: all that is kept for reading and retrieval besides text."""
+    """Token bits, scales and passage codes, in their blocks too: all that is kept for reading and ranking but text."""
     store_bytes: int
     """Size of the file with its log."""
 
@@ -595,7 +595,7 @@ class TokenStore:
         failed = self._rows("SELECT COUNT(*) FROM failures")[0][0]
         sql = (
             "SELECT COUNT(*), COALESCE(SUM(p.tokens), 0), "
-            "COALESCE(SUM(LENGTH(p.code) + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
+            f"COALESCE(SUM(2 * LENGTH(p.code) + {POINTERS} + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
             "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )

@@ -100,12 +100,12 @@ def test_a_failed_add_leaves_nothing(store: TokenStore) -> None:
     assert store.match("half", 5) == []
 
 
-def test_counts_are_bytes_of_bits_scales_and_codes_over_tokens(store: TokenStore) -> None:
+def test_counts_are_bytes_of_bits_scales_and_codes_with_their_blocks_over_tokens(store: TokenStore) -> None:
     store.put_document(store.add_source("/notes"), document(), [passage("one", tokens=3), passage("two", tokens=5)])
     counts = store.counts()
     assert (counts.notes, counts.passages, counts.tokens) == (1, 2, 8)
-    assert counts.encoded_bytes == 8 * (2 + 2) + 2 * 4
-    assert counts.bytes_per_token == 5.0
+    assert counts.encoded_bytes == 8 * (2 + 2) + 2 * (4 + 4 + 6)
+    assert counts.bytes_per_token == 7.5
     assert counts.store_bytes >= 4096
 
 
@@ -290,7 +290,7 @@ def test_nothing_sees_a_deleted_document_until_it_is_back(store: TokenStore) -> 
     store.delete_documents([gone], now=1_700_000_000.5)
     counts = store.counts()
     assert (counts.notes, counts.passages, counts.tokens, counts.deleted) == (1, 1, 3, 1)
-    assert counts.bytes_per_token == pytest.approx((3 * 4 + 4) / 3)
+    assert counts.bytes_per_token == pytest.approx((3 * 4 + 4 + 4 + 6) / 3)
     assert [i for i, _ in store.match("boiler", 5)] == ids[:1]
     assert store.codes()[0].tolist() == store.passage_ids(Scope()).tolist() == ids[:1]
     assert [found.text for found in store.passages(ids)] == ["the boiler"]
