@@ -410,7 +410,13 @@ PRAGMA user_version = 2;
 """
 """What schema 2 added to it: deletions, folders, dates, tags and fields."""
 
-MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields")
+SCHEMA_3 = """
+ALTER TABLE passages ADD COLUMN anchors TEXT;
+PRAGMA user_version = 3;
+"""
+"""What schema 3 added to that: where a passage's text leaves the file's run."""
+
+MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields", "m003_anchors")
 """Their names, as a store keeps them."""
 
 

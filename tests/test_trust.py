@@ -32,7 +32,7 @@ from store.residue import found_in, pieces, text_blocks
 from store.tokens import SCHEMA_VERSION, TokenStore
 from tests.conftest import Run, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
-from tests.test_tokens import FINGERPRINT, MIGRATIONS, SCHEMA_1, SCHEMA_2, old_store
+from tests.test_tokens import FINGERPRINT, MIGRATIONS, SCHEMA_1, SCHEMA_2, SCHEMA_3, old_store
 
 SECRET = "The combination of the grey safe is 7391, and nobody at Quillfeather & Sons knows it."
 
@@ -693,17 +693,19 @@ def test_what_is_kept_counts_as_it_is_and_as_the_search_index_folds_it() -> None
 def as_it_was(sample: Path, path: Path, version: int) -> None:
     """The store that an earlier version would have made of the sample notes."""
     connection = sqlite3.connect(path)
-    connection.executescript(SCHEMA_1 + (SCHEMA_2 if version == 2 else ""))
-    added = ", d.deleted_at, d.folder, d.date" if version == 2 else ""
+    connection.executescript("".join((SCHEMA_1, SCHEMA_2, SCHEMA_3)[:version]))
+    added = ", d.deleted_at, d.folder, d.date" if version >= 2 else ""
+    anchors = ", d.anchors" if version >= 3 else ""
     connection.execute("ATTACH ? AS new", (str(sample),))
     with connection:
         for table, columns in {
             "settings": "d.key, d.value",
             "sources": "d.id, d.root",
             "documents": f"d.id, d.source_id, d.path, d.content_hash, d.size, d.mtime_ns, d.title, d.metadata{added}",
-            "passages": 'd.id, d.document_id, d."start", d."end", d.line, d.page, d.heading, d.text, d.tokens, d.code',
+            "passages": 'd.id, d.document_id, d."start", d."end", d.line, d.page, d.heading, d.text, d.tokens, d.code'
+            + anchors,
             "token_bits": "d.passage_id, d.bits, d.scale",
-            **({"fields": "d.name, d.value, d.document_id"} if version == 2 else {}),
+            **({"fields": "d.name, d.value, d.document_id"} if version >= 2 else {}),
         }.items():
             connection.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table} d")
         applied = [("btr_assistant", name, "2026-11-01T00:00:00+00:00") for name in MIGRATIONS[:version]]
