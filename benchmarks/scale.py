@@ -189,10 +189,10 @@ def over_passages(count: int, folder: Path, bundle: Bundle, environment: dict[st
             fill(store, bundle, count)
         part.rename(path)
         row("store made", f"{time.perf_counter() - began:.0f} s")
+    code = bundle.encode_question("ready?").code
     began = time.perf_counter()
     with TokenStore.open(path, bundle.manifest.fingerprint) as store:
         retriever = Retriever(store)
-        code = bundle.encode_question("ready?").code
         row("store opened", f"{1000 * (time.perf_counter() - began):.1f} ms")
         first = timed(lambda: retriever.nearest(code, CANDIDATES))
         counts = store.counts()
