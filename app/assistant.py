@@ -29,7 +29,7 @@ from app.scope import parse_scope
 from app.tree import in_a_cloud
 from store.errors import UsageError
 from store.scope import EVERYTHING, Scope
-from store.tokens import Counts, StoredPassage, TokenStore
+from store.tokens import StoredPassage, TokenStore
 
 PASSAGES_READ = 20
 CANDIDATES = 5
@@ -244,10 +244,10 @@ class Assistant:
         """Load the graphs and the code matrix, so that the first question does not wait for them."""
         self.ask("ready?", passages=1)
 
-    def counts(self) -> Counts:
-        """How much the store holds now."""
+    def size(self) -> tuple[int, int]:
+        """How many notes and passages the store holds now, told at once."""
         with self._lock:
-            return self.store.counts()
+            return self.store.size()
 
     def count_notes(self, scope: Scope | str = EVERYTHING) -> int:
         """How many notes a scope holds now."""

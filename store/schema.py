@@ -151,3 +151,37 @@ def m004_sessions(db: Database) -> None:
     ):
         db.execute(statement)
     db.execute("PRAGMA user_version = 4")
+
+
+@migrations()
+def m005_code_blocks(db: Database) -> None:
+    """Passage codes in blocks (`store.codes`). All are stale here: the writer that migrates packs them next."""
+    for statement in (
+        """
+        CREATE TABLE code_blocks (
+            block INTEGER PRIMARY KEY,
+            places BLOB NOT NULL,
+            owners BLOB NOT NULL,
+            codes BLOB NOT NULL
+        )
+        """,
+        "CREATE TABLE stale_codes (passage_id INTEGER PRIMARY KEY)",
+        """
+        CREATE TRIGGER passages_codes_ai AFTER INSERT ON passages BEGIN
+            INSERT OR IGNORE INTO stale_codes VALUES (new.id);
+        END
+        """,
+        """
+        CREATE TRIGGER passages_codes_ad AFTER DELETE ON passages BEGIN
+            INSERT OR IGNORE INTO stale_codes VALUES (old.id);
+        END
+        """,
+        """
+        CREATE TRIGGER passages_codes_au AFTER UPDATE OF id, document_id, code ON passages BEGIN
+            INSERT OR IGNORE INTO stale_codes VALUES (old.id), (new.id);
+        END
+        """,
+        "INSERT INTO stale_codes SELECT id FROM passages",
+    ):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 5")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,11 +25,13 @@ import numpy as np
 import numpy.typing as npt
 
 from store.codec import Bits, token_arrays
+from store.codes import POINTERS, Blocks, Codes
 from store.errors import StoreError
 from store.fields import TAG, date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
+from store.search import Chosen, Search, query_words
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x42545231
 """'BTR1'."""
 REVISION = "revision"
@@ -38,13 +39,6 @@ REVISION = "revision"
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
 EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
-
-_WORD = re.compile(r"\w+")
-_STOPWORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my of "
-    "on or our should so than that the their them then there these they this to us was we were what when where which "
-    "who whom whose why will with would you your".split()
-)
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ class Counts:
     deleted: int
     """Tombstones; counted nowhere else but in `store_bytes`."""
     encoded_bytes: int
-    """Token bits, scales and passage codes: all that is kept for reading and retrieval besides text."""
+    """Token bits, scales and passage codes, in their blocks too: all that is kept for reading and ranking but text."""
     store_bytes: int
     """Size of the file with its log."""
 
@@ -174,6 +168,9 @@ class TokenStore:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self.path = path
+        self._index, self._version = Codes.none(), (-1, -1)
+        self._rows_of: tuple[Scope, npt.NDArray[np.bool_] | None] | None = None
+        """The last scope that was asked for, and its rows of the code index."""
 
     @classmethod
     def create(cls, path: Path, fingerprint: str, model: str) -> TokenStore:
@@ -455,8 +452,10 @@ class TokenStore:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rebuild_search(self) -> None:
-        """Make the search index anew from the passages."""
+        """Make the search index anew from the passages: their words and the blocks of their codes."""
         with self._transaction():
+            self._connection.execute("DELETE FROM code_blocks")
+            self._connection.execute("INSERT OR IGNORE INTO stale_codes SELECT id FROM passages")
             self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('rebuild')")
 
     def put_failure(self, source_id: int, path: str, reason: str) -> None:
@@ -480,7 +479,7 @@ class TokenStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """
-        The one door for writing: all of it or nothing.
+        The one door for writing: all of it or nothing, with the code blocks of what changed.
 
         It takes the writer's lock at once: one that begins by reading is refused, and does not wait, where a session is
         being saved.
@@ -489,6 +488,7 @@ class TokenStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                Blocks(self._connection).pack()
                 self._connection.execute(
                     "INSERT INTO settings VALUES (?, '1') "
                     "ON CONFLICT(key) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
@@ -571,30 +571,54 @@ class TokenStore:
         yield from (sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
     def match(self, text: str, limit: int, scope: Scope = EVERYTHING) -> list[tuple[int, float]]:
-        """(passage id, score) of the best passages for any text by BM25, headings counted double; large is near."""
-        query = fts_query(text)
-        if not query:
+        """(passage id, score) of the best passages of a scope for any text by BM25; large is near."""
+        words, index, rows = query_words(text), self.code_index(), self.rows(scope)
+        ids = index.ids if rows is None else index.ids[rows]
+        if not words or not len(ids):
             return []
-        chosen, parameters = _chosen(scope)
-        sql = (
-            "SELECT rowid, -bm25(passages_fts, 2.0, 1.0) AS score FROM passages_fts "
-            f"WHERE passages_fts MATCH ? AND +rowid {chosen} ORDER BY bm25(passages_fts, 2.0, 1.0), rowid LIMIT ?"
-        )
-        return [(int(row[0]), float(row[1])) for row in self._rows(sql, (query, *parameters, limit))]
+        first, last, holds = int(ids[0]), int(ids[-1]), None
+        if len(ids) < len(index):
+            mask = np.zeros(last + 1, dtype=np.uint8)
+            mask[ids] = 1
+            holds = mask.tobytes().__getitem__
+        with _sqlite_errors(self.path):
+            return Search(self._connection, len(index), Chosen(len(ids), first, last, holds)).best(words, limit)
+
+    def code_index(self) -> Codes:
+        """Every passage's code, deleted documents' included; kept in memory until the store changes."""
+        with _sqlite_errors(self.path):
+            version = (self.revision(), self._connection.total_changes)
+            if version != self._version:
+                self._index, self._rows_of = Codes.none(), None
+                self._index = Blocks(self._connection).load()
+                self._version = version
+            return self._index
+
+    def rows(self, scope: Scope) -> npt.NDArray[np.bool_] | None:
+        """Which rows of the code index are of a scope (P,); None: all of them."""
+        index = self.code_index()
+        if self._rows_of is None or self._rows_of[0] != scope:
+            self._rows_of = (scope, self._chosen(index, scope))
+        return self._rows_of[1]
+
+    def _chosen(self, index: Codes, scope: Scope) -> npt.NDArray[np.bool_] | None:
+        if scope:
+            condition, parameters = scope.sql()
+            documents = self._ids(f"SELECT d.id FROM documents d WHERE {condition}", parameters)
+            return np.isin(index.owners, documents)
+        deleted = self._ids("SELECT id FROM documents WHERE deleted_at IS NOT NULL")
+        return np.isin(index.owners, deleted, invert=True) if len(deleted) else None
 
     def codes(self) -> tuple[npt.NDArray[np.int64], Bits]:
-        """Every passage's id (P,), ascending, and code (P, c / 8)."""
-        chosen, parameters = _chosen(EVERYTHING)
-        rows = self._rows(f"SELECT id, code FROM passages WHERE id {chosen} ORDER BY id", parameters)
-        ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-        codes = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
-        return ids, codes.reshape(len(rows), -1) if rows else codes.reshape(0, 0)
+        """Every passage's id (P,), ascending, and code (P, c / 8); deleted documents' left out."""
+        index, rows = self.code_index(), self.rows(EVERYTHING)
+        chosen = np.arange(len(index)) if rows is None else np.flatnonzero(rows)
+        return index.ids[chosen].astype(np.int64), index.take(chosen)
 
     def passage_ids(self, scope: Scope) -> npt.NDArray[np.int64]:
         """The ids of all passages of a scope (P,)."""
-        chosen, parameters = _chosen(scope)
-        rows = self._rows(f"SELECT id FROM passages WHERE id {chosen} ORDER BY id", parameters)
-        return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+        rows = self.rows(scope)
+        return self.code_index().ids[slice(None) if rows is None else rows].astype(np.int64)
 
     def count_notes(self, scope: Scope) -> int:
         """How many notes a scope holds."""
@@ -647,13 +671,19 @@ class TokenStore:
         rows = self._rows(sql % _marks(ids), tuple(ids))
         return {row[0]: token_arrays(row[1], row[2], row[3]) for row in rows}
 
+    def size(self) -> tuple[int, int]:
+        """Notes and passages, without reading a passage."""
+        notes = self._rows("SELECT COUNT(*) - COUNT(deleted_at) FROM documents")[0][0]
+        rows = self.rows(EVERYTHING)
+        return notes, len(self.code_index()) if rows is None else int(rows.sum())
+
     def counts(self) -> Counts:
         """Notes, passages, tokens, failures and bytes."""
         notes, deleted = self._rows("SELECT COUNT(*) - COUNT(deleted_at), COUNT(deleted_at) FROM documents")[0]
         failed = self._rows("SELECT COUNT(*) FROM failures")[0][0]
         sql = (
             "SELECT COUNT(*), COALESCE(SUM(p.tokens), 0), "
-            "COALESCE(SUM(LENGTH(p.code) + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
+            f"COALESCE(SUM(2 * LENGTH(p.code) + {POINTERS} + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
             "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )
@@ -666,33 +696,18 @@ class TokenStore:
         with _sqlite_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
+    def _ids(self, sql: str, parameters: tuple[Any, ...] = ()) -> npt.NDArray[np.int64]:
+        """The first column of a query, never as rows."""
+        with _sqlite_errors(self.path):
+            return np.fromiter((row[0] for row in self._connection.execute(sql, parameters)), dtype=np.int64)
+
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _chosen(scope: Scope) -> tuple[str, tuple[str | int, ...]]:
-    """What a passage's id must be for it to be of a scope: "IN (...)", or "NOT IN" the few that are deleted."""
-    joined = "SELECT p.id FROM documents d JOIN passages p ON p.document_id = d.id WHERE"
-    if not scope:
-        return f"NOT IN ({joined} d.deleted_at IS NOT NULL)", ()
-    condition, parameters = scope.sql()
-    return f"IN ({joined} {condition})", parameters
 
 
 def is_inside(path: str, root: str) -> bool:
     """Whether a path is a folder or file, or below it."""
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
-
-
-def fts_query(text: str) -> str:
-    """
-    Any text -> an FTS5 query that cannot be a syntax error: its words, quoted, joined by OR.
-
-    Words that carry nothing are left out, unless there is nothing else.
-    """
-    words = list(dict.fromkeys(word.lower() for word in _WORD.findall(text)))
-    content = [word for word in words if word not in _STOPWORDS] or words
-    return " OR ".join(f'"{word}"' for word in content[:64])
 
 
 def _anchors(stored: str | None) -> tuple[tuple[int, int, int, int | None], ...]:

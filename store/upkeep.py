@@ -8,6 +8,7 @@ stood there is gone: SQLite would replay it into the new file.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.codec import SCALE_DTYPE
+from store.codes import Blocks
 from store.errors import BusyError, StoreError, UsageError
 from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore, _sqlite_errors
 
@@ -109,13 +111,17 @@ def references(path: Path) -> Finding:
 
 
 def search_index(path: Path) -> Finding:
-    """Whether the search index holds exactly the words of the passages; nothing is written."""
+    """Whether the search index holds exactly the words and codes of the passages; nothing is written."""
     with _connection(path) as connection:
         connection.execute("BEGIN IMMEDIATE")  # the check is spelled as an insertion, and takes a writer's lock
         try:
             rows = _tried(connection, "INSERT INTO passages_fts (passages_fts, rank) VALUES ('integrity-check', 1)")
         finally:
             connection.execute("ROLLBACK")
+        try:
+            rows += itertools.islice(Blocks(connection).problems(), _MOST_PROBLEMS)
+        except sqlite3.DatabaseError as error:
+            rows.append(str(error))
     return Finding("search index", tuple(rows))
 
 

@@ -257,8 +257,11 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
     }
     sizes = "SELECT SUM(LENGTH(bits) + LENGTH(scale) + LENGTH(code)) FROM passages JOIN token_bits ON passage_id = id"
     ((encoded,),) = rows(own_sample.store, sizes)
+    ((blocks,),) = rows(
+        own_sample.store, "SELECT SUM(LENGTH(places) + LENGTH(owners) + LENGTH(codes)) FROM code_blocks"
+    )
     assert (found["notes"], found["failed"], found["schema_version"]) == (6, 0, 1)
-    assert found["bytes_per_token"] == round(encoded / found["tokens"], 2)
+    assert found["bytes_per_token"] == round((encoded + blocks) / found["tokens"], 2)
     assert found["store_bytes"] >= own_sample.store.stat().st_size
 
 
@@ -715,7 +718,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("PRAGMA user_version = 99", ["has schema 99, this version knows 4: upgrade btr-assistant"]),
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 5: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
             ["was made with bundle feedfeedfeedfeed", "move it away and run", "/notes", "model use"],

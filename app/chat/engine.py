@@ -176,7 +176,7 @@ class AssistantEngine:
 
     def notes(self) -> int:
         """How many notes can be asked."""
-        return self._assistant.counts().notes if self._assistant else 0
+        return self._assistant.size()[0] if self._assistant else 0
 
     def count_notes(self, scope: Scope) -> int:
         """How many notes a scope holds."""
@@ -186,8 +186,8 @@ class AssistantEngine:
         """How much is indexed."""
         if self._assistant is None:
             return "no notes yet"
-        counts = self._assistant.counts()
-        return f"{counts.notes:,} notes · {counts.passages:,} passages · all local" if counts.notes else "no notes yet"
+        notes, passages = self._assistant.size()
+        return f"{notes:,} notes · {passages:,} passages · all local" if notes else "no notes yet"
 
     def rescan(self, progress: Progress, cancelled: Callable[[], bool]) -> list[str]:
         """Index what changed, on one thread: the others are for the questions."""
@@ -213,7 +213,7 @@ class AssistantEngine:
 
         assert self._bundle is not None
         with indexer.writing(self.places.store, self.places.lock, self._bundle.manifest) as store:
-            first = not store.counts().notes
+            first = not store.size()[0]
             self._open_store()  # what is indexed first can be asked while the rest is
             roots = roots or [source.root for source in store.sources()]
             threads = None if first else 1
