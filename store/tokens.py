@@ -35,6 +35,7 @@ APPLICATION_ID = 0x42545231
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
 
+_INDEX_FIRST = "run btr-assistant index FOLDER first"
 _WORD = re.compile(r"\w+")
 _STOPWORDS = frozenset(
     "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my of "
@@ -203,7 +204,7 @@ class TokenStore:
             StoreError: If there is no store, or it is corrupt, older, newer, or made with another bundle.
         """
         if not path.is_file() or path.stat().st_size == 0:
-            raise StoreError(f"no notes are indexed yet, {path} does not exist: run btr-assistant index FOLDER first")
+            raise StoreError(f"no notes are indexed yet, {path} does not exist: {_INDEX_FIRST}")
         store = cls._connect(path)
         try:
             store._check(fingerprint)
@@ -224,26 +225,31 @@ class TokenStore:
     def _migrate(self, fingerprint: str, model: str) -> None:
         """Bring a new or older file to this schema; leave anything that is not ours untouched."""
         version, application = self._pragma("user_version"), self._pragma("application_id")
-        empty = self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and application != APPLICATION_ID:
+        if not self._empty() and application != APPLICATION_ID:
             raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
         if version > SCHEMA_VERSION:
             return
+        self._connection.execute("PRAGMA journal_mode = WAL")  # a copy, or a killed restore, may have left another one
         if version < SCHEMA_VERSION:
             from sqlite_utils import Database
 
             from store.schema import migrations
 
-            self._connection.execute("PRAGMA journal_mode = WAL")
             migrations.apply(Database(self._connection, execute_plugins=False))
         with self._transaction():
             rows = [("fingerprint", fingerprint), ("model", model)]
             self._connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
 
+    def _empty(self) -> bool:
+        """Nothing was ever written to this file."""
+        return not self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+
     def _check(self, fingerprint: str | None) -> None:
         with _sqlite_errors(self.path):
             version, application = self._pragma("user_version"), self._pragma("application_id")
             if application != APPLICATION_ID:
+                if self._empty():  # a first run was cut off before its schema
+                    raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
                 raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
             if version > SCHEMA_VERSION:
                 raise StoreError(
@@ -255,6 +261,8 @@ class TokenStore:
                     "run btr-assistant index once to migrate it"
                 )
             made_with = self.setting("fingerprint")
+        if made_with is None:  # or before its settings
+            raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
         if fingerprint is not None and made_with != fingerprint:
             raise StoreError(
                 f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: "
@@ -639,7 +647,7 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             raise StoreError(f"{path} cannot be used ({text}): check its permissions and its disk") from error
         raise
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB"):
+        if getattr(error, "sqlite_errorname", None) in ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB"):
             raise StoreError(
                 f"{path} is not a readable store ({error}): move it away and run btr-assistant index again"
             ) from error
