@@ -235,14 +235,15 @@ class TokenStore:
 
             from store.schema import migrations
 
-            migrations.apply(Database(self._connection, execute_plugins=False))
+            with _sound(self.path):
+                migrations.apply(Database(self._connection, execute_plugins=False))
         with self._transaction():
             rows = [("fingerprint", fingerprint), ("model", model)]
             self._connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
 
     def _empty(self) -> bool:
-        """Nothing was ever written to this file."""
-        return not self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        """Nothing was ever written to this file, but perhaps the list of migrations, which stands before the first."""
+        return not self._rows("SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1")
 
     def _check(self, fingerprint: str | None) -> None:
         with _sqlite_errors(self.path):
@@ -396,7 +397,10 @@ class TokenStore:
                 )
                 if placement.tags is not None:
                     sql = "SELECT metadata FROM documents WHERE id = ?"
-                    metadata = json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                    with _sound(self.path):
+                        metadata = dict(
+                            json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                        )
                     self._put_fields(placement.document_id, metadata, placement.tags)
 
     def delete_documents(self, document_ids: Iterable[int], now: float) -> None:
@@ -471,11 +475,13 @@ class TokenStore:
 
     def setting(self, key: str) -> str | None:
         """One value of the settings snapshot."""
-        row = self._connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("SELECT value FROM settings WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def _root(self, source_id: int) -> str:
-        return str(self._connection.execute("SELECT root FROM sources WHERE id = ?", (source_id,)).fetchone()[0])
+        with _sound(self.path):
+            ((root,),) = self._rows("SELECT root FROM sources WHERE id = ?", (source_id,))
+        return str(root)
 
     def sources(self) -> list[Source]:
         """Every folder or file that is kept in step, by path."""
@@ -483,16 +489,21 @@ class TokenStore:
             "SELECT s.id, s.root, COUNT(d.id) FROM sources s "
             "LEFT JOIN documents d ON d.source_id = s.id AND d.deleted_at IS NULL GROUP BY s.id ORDER BY s.root"
         )
-        return [Source(*row) for row in self._rows(sql)]
+        with _sound(self.path):
+            return [Source(*_typed(row, (int, str, int))) for row in self._rows(sql)]
 
     def documents(self) -> list[StoredDocument]:
         """Every document, tombstones included, by path."""
         sql = "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents ORDER BY path"
-        return [StoredDocument(*row) for row in self._rows(sql)]
+        types = (int, int, str, str, int, int, str, int | None)
+        with _sound(self.path):
+            return [StoredDocument(*_typed(row, types)) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
-        return [(row[0], row[1]) for row in self._rows("SELECT path, reason FROM failures ORDER BY path")]
+        rows = self._rows("SELECT path, reason FROM failures ORDER BY path")
+        with _sound(self.path):
+            return [(path, reason) for path, reason in (_typed(row, (str, str)) for row in rows)]
 
     def texts_of(self, document_id: int) -> list[str]:
         """Everything that is kept of a document as text."""
@@ -504,7 +515,9 @@ class TokenStore:
             "UNION ALL SELECT text FROM passages WHERE document_id = :id"
         )
         with _sqlite_errors(self.path):
-            return [text for (text,) in self._connection.execute(sql, {"id": document_id})]
+            rows = self._connection.execute(sql, {"id": document_id}).fetchall()
+        with _sound(self.path):
+            return [text for (text,) in (_typed(row, (str,)) for row in rows)]
 
     def texts(self) -> Iterator[str]:
         """Everything that is kept as text, of whatever kind, the schema's own included."""
@@ -532,9 +545,10 @@ class TokenStore:
         """Every passage's id (P,), ascending, and code (P, c / 8)."""
         chosen, parameters = _chosen(EVERYTHING)
         rows = self._rows(f"SELECT id, code FROM passages WHERE id {chosen} ORDER BY id", parameters)
-        ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-        codes = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
-        return ids, codes.reshape(len(rows), -1) if rows else codes.reshape(0, 0)
+        with _sound(self.path):
+            ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+            codes = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
+            return ids, codes.reshape(len(rows), -1) if rows else codes.reshape(0, 0)
 
     def passage_ids(self, scope: Scope) -> npt.NDArray[np.int64]:
         """The ids of all passages of a scope (P,)."""
@@ -559,7 +573,9 @@ class TokenStore:
             "WHERE d.deleted_at IS NULL AND p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        found = {row[0]: StoredPassage(*(*row[:-1], _anchors(row[-1]))) for row in rows}
+        types = (int, str, str, int, int, int, int, int, int | None, str, str, int, str | None)
+        with _sound(self.path):
+            found = {row[0]: StoredPassage(*(*_typed(row, types)[:-1], _anchors(row[-1]))) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def token_bits(self, ids: Sequence[int]) -> dict[int, tuple[Bits, npt.NDArray[np.float16]]]:
@@ -569,7 +585,8 @@ class TokenStore:
             "WHERE p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        return {row[0]: token_arrays(row[1], row[2], row[3]) for row in rows}
+        with _sound(self.path):
+            return {row[0]: token_arrays(*_typed(row, (int, bytes, bytes, int))[1:]) for row in rows}
 
     def counts(self) -> Counts:
         """Notes, passages, tokens, failures and bytes."""
@@ -581,7 +598,8 @@ class TokenStore:
             "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )
-        passages, tokens, encoded_bytes = self._rows(sql)[0]
+        with _sound(self.path):
+            passages, tokens, encoded_bytes = _typed(self._rows(sql)[0], (int, int, int))
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         store_bytes = sum(file.stat().st_size for file in files if file.exists())
         return Counts(notes, passages, tokens, failed, deleted, encoded_bytes, store_bytes)
@@ -591,7 +609,7 @@ class TokenStore:
             return self._connection.execute(sql, parameters).fetchall()
 
     def _pragma(self, name: str) -> int:
-        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+        return int(self._rows(f"PRAGMA {name}")[0][0])
 
 
 def _chosen(scope: Scope) -> tuple[str, tuple[str | int, ...]]:
@@ -634,7 +652,7 @@ def _last_id(cursor: sqlite3.Cursor) -> int:
 
 @contextmanager
 def _sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors that a person can act on, as sentences; anything else is a bug and passes through."""
+    """SQLite's errors as sentences; what only wrong SQL can cause is a bug and passes through."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -645,10 +663,40 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             raise StoreError(f"the disk of {path} is full: make room, then index again, nothing was lost") from error
         if "readonly" in text or "unable to open" in text or "disk I/O" in text:
             raise StoreError(f"{path} cannot be used ({text}): check its permissions and its disk") from error
+        if "syntax error" in text or "too many" in text or "too large" in text:
+            raise
+        raise _damaged(path, error) from error  # tables, columns or text that are not what the schema says
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
         raise
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", None) in ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB"):
-            raise StoreError(
-                f"{path} is not a readable store ({error}): move it away and run btr-assistant index again"
-            ) from error
-        raise
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second is SQLite's message, torn like the page
+        raise _damaged(path, error) from error
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Values that a sound store cannot hold, as a sentence."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    reason = " ".join(str(error).split())[:200]
+    return StoreError(
+        f"{path} is not a readable store ({reason}): run btr-assistant restore BACKUP, or move it away and run "
+        "btr-assistant index again"
+    )
+
+
+def _typed(row: Sequence[Any], types: Sequence[Any]) -> Sequence[Any]:
+    """
+    A row whose values have the types of its columns; SQLite itself holds anything anywhere.
+
+    Raises:
+        TypeError: If one has not.
+    """
+    for value, expected in zip(row, types, strict=True):
+        if not isinstance(value, expected):
+            raise TypeError(f"a {type(value).__name__} where there is none")
+    return row

@@ -77,9 +77,9 @@ def test_the_harness_sees_every_difference_of_two_stores_that_is_not_one_of_orde
     execute("UPDATE documents SET deleted_at = deleted_at + 1", scenario.stage.store)
     assert differences(state_of(scenario.stage.store), before) == []
     for sql in (
-        "UPDATE documents SET deleted_at = 1 WHERE id = 105",
+        "UPDATE documents SET deleted_at = 1 WHERE deleted_at IS NULL",
         "DELETE FROM failures",
-        "DELETE FROM fields WHERE document_id = 101",
+        "DELETE FROM fields",
         "UPDATE sources SET root = root || '/'",
     ):
         execute(sql, scenario.stage.store)
@@ -101,11 +101,18 @@ def test_the_harness_sees_what_forgetting_left_behind(harness: Harness) -> None:
 # what it found
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "PRAGMA journal_mode = WAL",
+        "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)",
+    ],
+)
 def test_a_first_run_that_was_killed_before_its_schema_has_indexed_nothing_yet(
-    run: Run, home: Path, notes: Path
+    run: Run, home: Path, notes: Path, sql: str
 ) -> None:
     home.mkdir()
-    execute("PRAGMA journal_mode = WAL", home / "store.db")
+    execute(sql, home / "store.db")
     assert (home / "store.db").stat().st_size
     refused(run("ask", QUESTION), 3, "no notes are indexed yet", "run btr-assistant index FOLDER first")
     (notes / "a.md").write_text(BOILER)
