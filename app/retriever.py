@@ -58,8 +58,15 @@ class Retriever:
         return lexical, self.nearest(code, each, scope)
 
     def nearest(self, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[int]:
-        """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""
+        """
+        Passage ids by similarity of their codes to a question's float code (c,), nearest first.
+
+        Raises:
+            StoreError: If the store's codes are of another length.
+        """
         self._refresh()
+        if len(self._ids) and 8 * self._codes.shape[1] != len(code):
+            raise self._store.damaged(f"passage codes of {8 * self._codes.shape[1]} bits, not {len(code)}")
         chosen = np.arange(len(self._ids))
         if scope:
             chosen = np.flatnonzero(np.isin(self._ids, self._store.passage_ids(scope)))

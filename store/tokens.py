@@ -270,6 +270,10 @@ class TokenStore:
                 "move it away and run btr-assistant index again, or use the old bundle with --bundle"
             )
 
+    def damaged(self, reason: str) -> StoreError:
+        """The sentence for a store that holds what cannot be."""
+        return _damaged(self.path, reason)
+
     def close(self) -> None:
         """Close the connection; the store can be opened again."""
         self._connection.close()
@@ -548,6 +552,8 @@ class TokenStore:
         with _sound(self.path):
             ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
             codes = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
+            if len({len(row[1]) for row in rows}) > 1:
+                raise ValueError("passage codes of different lengths")
             return ids, codes.reshape(len(rows), -1) if rows else codes.reshape(0, 0)
 
     def passage_ids(self, scope: Scope) -> npt.NDArray[np.int64]:
@@ -681,7 +687,7 @@ def _sound(path: Path) -> Iterator[None]:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
+def _damaged(path: Path, error: Exception | str) -> StoreError:
     reason = " ".join(str(error).split())[:200]
     return StoreError(
         f"{path} is not a readable store ({reason}): run btr-assistant restore BACKUP, or move it away and run "

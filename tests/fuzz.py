@@ -40,6 +40,7 @@ from app.documents import DocumentError
 from app.evaluation import load_questions
 from app.forget import choose, forget
 from app.formats import FORMATS
+from app.formats.base import encodable
 from app.indexer import _process, index
 from app.passages import PassageSplitter
 from app.places import Places, _read_config
@@ -187,6 +188,15 @@ def changed(data: bytes, changes: list[tuple[str, float, int, bytes]]) -> bytes:
     return data
 
 
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.sampled_from([10**400, -(10**400), 2**63, "../../x", "\0", 0, 1e-320])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=4)),
+    max_leaves=8,
+)  # fmt: skip
+
+
 def _documents(module: str, samples: list[bytes]) -> st.SearchStrategy[bytes]:
     fragment = st.one_of(
         st.sampled_from(FRAGMENTS[module]), st.sampled_from(["word", "\n", " ", "\n\n", "\r\n"]), ODD, NUMBERS
@@ -202,18 +212,29 @@ def _documents(module: str, samples: list[bytes]) -> st.SearchStrategy[bytes]:
         st.sampled_from(["utf-8", "utf-8", "utf-16", "latin-1", "cp1251", "utf-8-sig", "shift_jis"]),
     )
     drawn = [encoded, encoded, st.binary(max_size=300)]
+    if module == "notebook":
+        cells = st.lists(
+            st.fixed_dictionaries(
+                {
+                    "cell_type": st.sampled_from(["markdown", "code", 1]),
+                    "source": st.one_of(TEXT, st.lists(st.one_of(TEXT, JSON)), JSON),
+                }
+            ),
+            max_size=4,
+        )
+        whole = st.fixed_dictionaries(
+            {"cells": st.one_of(cells, cells, JSON)},
+            optional={"metadata": st.one_of(JSON, st.fixed_dictionaries({"title": JSON, "language_info": JSON}))},
+        )
+        drawn += [
+            whole.map(lambda value: json.dumps(value).encode()),
+            st.builds(lambda number: b'{"cells": [], "x": ' + number.encode() + b"}", NUMBERS),
+        ]
     if samples:
         drawn += 3 * [st.builds(changed, st.sampled_from(samples), _CHANGES)]
     return st.one_of(drawn)
 
 
-JSON = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.sampled_from([10**400, -(10**400), 2**63, "../../x", "\0", 0, 1e-320])
-    ),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=4)),
-    max_leaves=8,
-)  # fmt: skip
 _JSON_BYTES = st.one_of(
     JSON.map(lambda value: json.dumps(value).encode()),
     st.binary(max_size=60),
@@ -241,10 +262,11 @@ FILTERS = st.one_of(
     st.lists(_TERMS, max_size=5).map(" ".join),
     st.builds(lambda term, times: " ".join([term] * times), st.sampled_from(["tag:a", "-tag:a", "folder:b", "date:2025", "a:b"]), st.integers(2, 3000)),
 )  # fmt: skip
+_WHOLE = TEXT.map(encodable)
 _CONDITIONS = st.one_of(
-    st.builds(Folder, TEXT, st.booleans()),
-    st.builds(Tag, TEXT),
-    st.builds(Field, TEXT, TEXT),
+    st.builds(Folder, _WHOLE, st.booleans()),
+    st.builds(Tag, _WHOLE),
+    st.builds(Field, _WHOLE, _WHOLE),
     st.builds(Dates, st.sampled_from(["2024-01-01", None, "x"]), st.sampled_from(["2025-01-01", "x"])),
 )
 SCOPES = st.lists(st.one_of(_CONDITIONS, st.builds(Not, _CONDITIONS)), max_size=6).map(
