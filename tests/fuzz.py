@@ -9,11 +9,11 @@ cases of each target and has Hypothesis shrink what fails; the command draws as 
 batches, which `--batch` goes on from, and prints every distinct failure with an input that causes it.
 """
 
+# ruff: noqa: E501  (tables of odd input, one row a kind)
 from __future__ import annotations
 
 import faulthandler
 import json
-import os
 import shutil
 import signal
 import sqlite3
@@ -588,11 +588,11 @@ class Fuzz:
         elif use == "status":
             with TokenStore.open(path, manifest.fingerprint) as store:
                 counts = store.counts()
-                assert f"{counts.notes:,} {counts.tokens:,} {counts.store_bytes:,} {counts.bytes_per_token:.1f}"
-                assert [f"{s.root} {s.notes:,}" for s in store.sources()] + [
-                    f"{p}{r}" for p, r in store.failures()
-                ] is not None
-                assert [d.path for d in store.documents() if d.deleted] is not None
+                said = [f"{counts.notes:,} {counts.tokens:,} {counts.store_bytes:,} {counts.bytes_per_token:.1f}"]
+                said += [f"{source.root} {source.notes:,}" for source in store.sources()]
+                said += [path + reason for path, reason in store.failures()]
+                said += [document.path for document in store.documents() if document.deleted]
+                assert "\n".join(said)
         elif use == "verify":
             for finding in findings(path, self.bundle.folder, manifest):
                 assert all(isinstance(problem, str) for problem in finding.problems)
@@ -646,7 +646,7 @@ def fuzz(cases: int, chosen: int, only: tuple[str, ...], first: int) -> None:
     from tests.tiny import bundle
 
     faulthandler.dump_traceback_later(600, repeat=True)
-    work = Path(tempfile.mkdtemp(prefix="btr-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    work = Path(tempfile.mkdtemp(prefix="btr-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     bench = Fuzz(work, bundle(work / "tiny"))
     names = list(only or bench.targets)
     unknown = set(names) - set(bench.targets)
