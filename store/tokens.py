@@ -674,6 +674,10 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         raise _damaged(path, error) from error  # tables, columns or text that are not what the schema says
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
         raise
+    except sqlite3.IntegrityError as error:
+        if "NOT NULL" in str(error):  # a value that the caller gave
+            raise
+        raise _damaged(path, error) from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second is SQLite's message, torn like the page
         raise _damaged(path, error) from error
 
