@@ -12,10 +12,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from app import SCHEMA_VERSION
 from app.bundle import Bundle
@@ -27,6 +30,7 @@ from app.reader import ExtractiveReader, PassageBits, Reader, Span
 from app.retriever import Retriever
 from app.scope import parse_scope
 from app.tree import in_a_cloud
+from store.codec import Bits
 from store.errors import UsageError
 from store.scope import EVERYTHING, Scope
 from store.tokens import StoredPassage, TokenStore
@@ -221,6 +225,7 @@ class Assistant:
                 retrieved = time.perf_counter()
                 found = self.store.passages([hit.passage_id for hit in hits])
                 bits = self.store.token_bits([passage.id for passage in found])
+            self._check_bits(found, bits)
             inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
             loaded = time.perf_counter()
             spans = self._reader.read(encoded, inputs, cancelled)
@@ -239,6 +244,19 @@ class Assistant:
             timings_ms=Timings(*(round(t, 1) for t in ms)),
             places=places,
         )
+
+    def _check_bits(
+        self, found: Sequence[StoredPassage], bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]]
+    ) -> None:
+        """
+        Refuse what the graphs cannot read.
+
+        Raises:
+            StoreError: If a passage has no bits, or too few or too many.
+        """
+        for passage in found:
+            if passage.id not in bits or 8 * bits[passage.id][0].shape[1] != self.bundle.manifest.bits:
+                raise self.store.damaged(f"passage {passage.id} of {passage.path} has lost its bits")
 
     def warm(self) -> None:
         """Load the graphs and the code matrix, so that the first question does not wait for them."""

@@ -56,8 +56,15 @@ class Retriever:
         return lexical, self.nearest(code, each, scope)
 
     def nearest(self, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[int]:
-        """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""
+        """
+        Passage ids by similarity of their codes to a question's float code (c,), nearest first.
+
+        Raises:
+            StoreError: If the store's codes are of another length.
+        """
         index, rows = self._store.code_index(), self._store.rows(scope)
+        if len(index) and 8 * index.width != len(code):
+            raise self._store.damaged(f"passage codes of {8 * index.width} bits, not {len(code)}")
         chosen = np.arange(len(index)) if rows is None else np.flatnonzero(rows)
         if not len(chosen):
             return []

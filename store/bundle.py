@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -96,7 +96,7 @@ def check_calibration(null_logit: float, temperature: float, threshold: float) -
         ValueError: If a number is none or not finite, the temperature is not above 0, or the threshold not in 0..1.
     """
     for name, value in (("null_logit", null_logit), ("temperature", temperature), ("threshold", threshold)):
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # not math.isfinite: 10**400 is too
             raise ValueError(f"a {name} of {value!r}, which is no number")
     if temperature <= 0 or not 0 <= threshold <= 1:
         raise ValueError(f"a temperature of {temperature:g} and a threshold of {threshold:g}, which cannot be")
@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a bundle, it has no {MANIFEST}: give another --bundle") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): export the bundle again") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} is not a JSON object: export the bundle again")

@@ -39,6 +39,7 @@ REVISION = "revision"
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
 EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
+_INDEX_FIRST = "run btr-assistant index FOLDER first"
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class TokenStore:
             StoreError: If there is no store, or it is corrupt, older, newer, or made with another bundle.
         """
         if not path.is_file() or path.stat().st_size == 0:
-            raise StoreError(f"no notes are indexed yet, {path} does not exist: run btr-assistant index FOLDER first")
+            raise StoreError(f"no notes are indexed yet, {path} does not exist: {_INDEX_FIRST}")
         store = cls._connect(path)
         try:
             store._check(fingerprint)
@@ -225,26 +226,32 @@ class TokenStore:
     def _migrate(self, fingerprint: str, model: str) -> None:
         """Bring a new or older file to this schema; leave anything that is not ours untouched."""
         version, application = self._pragma("user_version"), self._pragma("application_id")
-        empty = self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and application != APPLICATION_ID:
+        if not self._empty() and application != APPLICATION_ID:
             raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
         if version > SCHEMA_VERSION:
             return
+        self._connection.execute("PRAGMA journal_mode = WAL")  # a copy, or a killed restore, may have left another one
         if version < SCHEMA_VERSION:
             from sqlite_utils import Database
 
             from store.schema import migrations
 
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            migrations.apply(Database(self._connection, execute_plugins=False))
+            with _sound(self.path):
+                migrations.apply(Database(self._connection, execute_plugins=False))
         with self._transaction():
             rows = [("fingerprint", fingerprint), ("model", model)]
             self._connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
+
+    def _empty(self) -> bool:
+        """Nothing was ever written to this file, but perhaps the list of migrations, which stands before the first."""
+        return not self._rows("SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1")
 
     def _check(self, fingerprint: str | None) -> None:
         with _sqlite_errors(self.path):
             version, application = self._pragma("user_version"), self._pragma("application_id")
             if application != APPLICATION_ID:
+                if self._empty():  # a first run was cut off before its schema
+                    raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
                 raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
             if version > SCHEMA_VERSION:
                 raise StoreError(
@@ -256,6 +263,8 @@ class TokenStore:
                     "run btr-assistant index once to migrate it"
                 )
             made_with = self.setting("fingerprint")
+        if made_with is None:  # or before its settings
+            raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
         if fingerprint is not None and made_with != fingerprint:
             roots = " ".join(shlex.quote(source.root) for source in self.sources()) or "FOLDER"
             raise StoreError(
@@ -263,6 +272,10 @@ class TokenStore:
                 f"{self.setting('model')} ({made_with} in btr-assistant model list) with btr-assistant model use, "
                 f"or move it away and run btr-assistant index {roots}"
             )
+
+    def damaged(self, reason: str) -> StoreError:
+        """The sentence for a store that holds what cannot be."""
+        return _damaged(self.path, reason)
 
     def close(self) -> None:
         """Close the connection; the store can be opened again."""
@@ -396,7 +409,10 @@ class TokenStore:
                 )
                 if placement.tags is not None:
                     sql = "SELECT metadata FROM documents WHERE id = ?"
-                    metadata = json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                    with _sound(self.path):
+                        metadata = dict(
+                            json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                        )
                     self._put_fields(placement.document_id, metadata, placement.tags)
 
     def delete_documents(self, document_ids: Iterable[int], now: float) -> None:
@@ -513,11 +529,13 @@ class TokenStore:
 
     def setting(self, key: str) -> str | None:
         """One value of the settings snapshot."""
-        row = self._connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("SELECT value FROM settings WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def _root(self, source_id: int) -> str:
-        return str(self._connection.execute("SELECT root FROM sources WHERE id = ?", (source_id,)).fetchone()[0])
+        with _sound(self.path):
+            ((root,),) = self._rows("SELECT root FROM sources WHERE id = ?", (source_id,))
+        return str(root)
 
     def sources(self) -> list[Source]:
         """Every folder or file that is kept in step, by path."""
@@ -525,16 +543,21 @@ class TokenStore:
             "SELECT s.id, s.root, COUNT(d.id) FROM sources s "
             "LEFT JOIN documents d ON d.source_id = s.id AND d.deleted_at IS NULL GROUP BY s.id ORDER BY s.root"
         )
-        return [Source(*row) for row in self._rows(sql)]
+        with _sound(self.path):
+            return [Source(*_typed(row, (int, str, int))) for row in self._rows(sql)]
 
     def documents(self) -> list[StoredDocument]:
         """Every document, tombstones included, by path."""
         sql = "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents ORDER BY path"
-        return [StoredDocument(*row) for row in self._rows(sql)]
+        types = (int, int, str, str, int, int, str, int | None)
+        with _sound(self.path):
+            return [StoredDocument(*_typed(row, types)) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
-        return [(row[0], row[1]) for row in self._rows("SELECT path, reason FROM failures ORDER BY path")]
+        rows = self._rows("SELECT path, reason FROM failures ORDER BY path")
+        with _sound(self.path):
+            return [(path, reason) for path, reason in (_typed(row, (str, str)) for row in rows)]
 
     def texts_of(self, document_id: int) -> list[str]:
         """Everything that is kept of a document as text."""
@@ -546,7 +569,9 @@ class TokenStore:
             "UNION ALL SELECT text FROM passages WHERE document_id = :id"
         )
         with _sqlite_errors(self.path):
-            return [text for (text,) in self._connection.execute(sql, {"id": document_id})]
+            rows = self._connection.execute(sql, {"id": document_id}).fetchall()
+        with _sound(self.path):
+            return [text for (text,) in (_typed(row, (str,)) for row in rows)]
 
     def turn_texts(self) -> list[tuple[int, str]]:
         """(turn id, everything that is kept of it as text, JSON undone)."""
@@ -586,7 +611,7 @@ class TokenStore:
 
     def code_index(self) -> Codes:
         """Every passage's code, deleted documents' included; kept in memory until the store changes."""
-        with _sqlite_errors(self.path):
+        with _sqlite_errors(self.path), _sound(self.path):
             version = (self.revision(), self._connection.total_changes)
             if version != self._version:
                 self._index, self._rows_of = Codes.none(), None
@@ -659,7 +684,9 @@ class TokenStore:
             "WHERE d.deleted_at IS NULL AND p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        found = {row[0]: StoredPassage(*(*row[:-1], _anchors(row[-1]))) for row in rows}
+        types = (int, str, str, int, int, int, int, int, int | None, str, str, int, str | None)
+        with _sound(self.path):
+            found = {row[0]: StoredPassage(*(*_typed(row, types)[:-1], _anchors(row[-1]))) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def token_bits(self, ids: Sequence[int]) -> dict[int, tuple[Bits, npt.NDArray[np.float16]]]:
@@ -669,7 +696,8 @@ class TokenStore:
             "WHERE p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        return {row[0]: token_arrays(row[1], row[2], row[3]) for row in rows}
+        with _sound(self.path):
+            return {row[0]: token_arrays(*_typed(row, (int, bytes, bytes, int))[1:]) for row in rows}
 
     def size(self) -> tuple[int, int]:
         """Notes and passages, without reading a passage."""
@@ -687,7 +715,8 @@ class TokenStore:
             "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )
-        passages, tokens, encoded_bytes = self._rows(sql)[0]
+        with _sound(self.path):
+            passages, tokens, encoded_bytes = _typed(self._rows(sql)[0], (int, int, int))
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         store_bytes = sum(file.stat().st_size for file in files if file.exists())
         return Counts(notes, passages, tokens, failed, deleted, encoded_bytes, store_bytes)
@@ -699,10 +728,12 @@ class TokenStore:
     def _ids(self, sql: str, parameters: tuple[Any, ...] = ()) -> npt.NDArray[np.int64]:
         """The first column of a query, never as rows."""
         with _sqlite_errors(self.path):
-            return np.fromiter((row[0] for row in self._connection.execute(sql, parameters)), dtype=np.int64)
+            found = self._connection.execute(sql, parameters)
+            with _sound(self.path):
+                return np.fromiter((row[0] for row in found), dtype=np.int64)
 
     def _pragma(self, name: str) -> int:
-        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
+        return int(self._rows(f"PRAGMA {name}")[0][0])
 
 
 def is_inside(path: str, root: str) -> bool:
@@ -734,7 +765,7 @@ def _last_id(cursor: sqlite3.Cursor) -> int:
 
 @contextmanager
 def _sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors that a person can act on, as sentences; anything else is a bug and passes through."""
+    """SQLite's errors as sentences; what only wrong SQL can cause is a bug and passes through."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -745,10 +776,44 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             raise StoreError(f"the disk of {path} is full: make room, then index again, nothing was lost") from error
         if "readonly" in text or "unable to open" in text or "disk I/O" in text:
             raise StoreError(f"{path} cannot be used ({text}): check its permissions and its disk") from error
+        if "syntax error" in text or "too many" in text or "too large" in text:
+            raise
+        raise _damaged(path, error) from error  # tables, columns or text that are not what the schema says
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
         raise
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB"):
-            raise StoreError(
-                f"{path} is not a readable store ({error}): move it away and run btr-assistant index again"
-            ) from error
-        raise
+    except sqlite3.IntegrityError as error:
+        if "NOT NULL" in str(error):  # a value that the caller gave
+            raise
+        raise _damaged(path, error) from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second is SQLite's message, torn like the page
+        raise _damaged(path, error) from error
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Values that a sound store cannot hold, as a sentence."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception | str) -> StoreError:
+    reason = " ".join(str(error).split())[:200]
+    return StoreError(
+        f"{path} is not a readable store ({reason}): run btr-assistant restore BACKUP, or move it away and run "
+        "btr-assistant index again"
+    )
+
+
+def _typed(row: Sequence[Any], types: Sequence[Any]) -> Sequence[Any]:
+    """
+    A row whose values have the types of its columns; SQLite itself holds anything anywhere.
+
+    Raises:
+        TypeError: If one has not.
+    """
+    for value, expected in zip(row, types, strict=True):
+        if not isinstance(value, expected):
+            raise TypeError(f"a {type(value).__name__} where there is none")
+    return row

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore, _sqlite_err
 
 KEPT = ".before-restore"
 """Ending of the store that a restored one took the place of."""
+_PART = ".restoring"
+"""Ending of a copy that is about to become the store."""
 LOGS = ("-wal", "-shm", "-journal")
 """Endings of the files that SQLite keeps beside a store."""
 _MOST_PROBLEMS = 5
@@ -192,7 +194,7 @@ def restore(backup: Path, store: Path, fingerprint: str, model: str) -> Path | N
         StoreError: If the backup is none that can be used, or cannot be copied.
     """
     check_usable(backup, fingerprint)
-    part, kept = beside(store, ".restoring"), beside(store, KEPT)
+    part, kept = beside(store, _PART), beside(store, KEPT)
     try:
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove(part)
@@ -217,6 +219,12 @@ def restore(backup: Path, store: Path, fingerprint: str, model: str) -> Path | N
     finally:
         _remove(part)
     return kept if replaced else None
+
+
+def discard_part(store: Path) -> None:
+    """Remove what a restore that was killed has left: it holds the notes' text. The caller holds the writer's lock."""
+    with suppress(OSError):
+        _remove(beside(store, _PART))
 
 
 def _copy(source: Path, target: Path, journal: str) -> None:

@@ -504,7 +504,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> No
     old_store(path)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE documents SET metadata = '{'")
-    with pytest.raises(ValueError):
+    with pytest.raises(StoreError, match=r"is not a readable store .*: run btr-assistant restore BACKUP"):
         TokenStore.create(path, FINGERPRINT, "tiny")
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)
