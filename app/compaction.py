@@ -20,7 +20,8 @@ from app.bundle import Bundle
 from store.codec import Packed
 from store.errors import StoreError, UsageError
 from store.runs import compress, runs_kept
-from store.tokens import STOPWORDS, Counts, TokenStore
+from store.search import STOPWORDS
+from store.tokens import Counts, TokenStore
 
 SETTING = "offline_ratios"
 """Key in the store's settings."""
@@ -141,7 +142,7 @@ def compact(
     if dry_run:
         return Compaction(before, before.with_sizes(*saved.tolist()), changed)
     if changed:
-        store.compact()
+        store.vacuum()
     return Compaction(before, store.counts(), changed)
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app import SCHEMA_VERSION
 from app.baselines import BASELINES
 from app.bundle import Bundle, EncodedQuestion
 from app.calibration import SETTING, Calibration, Observation, in_force
@@ -40,7 +41,6 @@ from store.codec import Bits, token_arrays
 from store.errors import UsageError
 from store.tokens import StoredPassage, TokenStore
 
-SCHEMA_VERSION = 1
 RIGHT = 0.5
 """F1 from which an answer counts as right where only right or wrong is asked."""
 DEPTHS = (1, 5, 20)

@@ -137,15 +137,22 @@ class UpperEncoder(nn.Module):
 
 
 class RetrievalHead(nn.Module):
-    """Mean of the lower states -> a code; a passage keeps its signs, a question its floats (BPR)."""
+    """
+    Mean of the lower states, weighted by what each says of itself -> a code.
+
+    A passage keeps the signs of its code, a question its floats (BPR). The weights are equal before training.
+    """
 
     def __init__(self, hidden_size: int, code_bits: int) -> None:
         super().__init__()
+        self.weight = nn.Linear(hidden_size, 1, bias=False)
         self.dense = nn.Linear(hidden_size, code_bits)
+        nn.init.zeros_(self.weight.weight)
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """Lower states (B, L, d) with their mask (B, L) -> code (B, c), before any sign is taken."""
-        return self.dense(mean_state(h, mask))
+        weights = torch.where(mask[..., None], self.weight(h), MASKED).softmax(dim=1)
+        return self.dense((h * weights).sum(1))
 
 
 class SplitReader(nn.Module):

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -388,9 +389,8 @@ def train(
     check_split(load_bert(checkpoint).config, recipe.split)
     torch.manual_seed(recipe.data.seed)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(checkpoint)
-    train_set = load_passages(files, tokenizer, recipe.data.window)
-    dev_set = load_passages(validation, tokenizer, recipe.data.window)
+    train_set = _passages(checkpoint, tuple(files), recipe.data.window)
+    dev_set = _passages(checkpoint, tuple(validation), recipe.data.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
         "checkpoint": checkpoint.resolve().name,
@@ -435,6 +435,12 @@ def train(
         record = {**inputs, "recipe": asdict(recipe), "dev": figures}
         (out / "train.json").write_text(json.dumps(record, indent=2) + "\n")
     return figures
+
+
+@lru_cache(maxsize=2)
+def _passages(checkpoint: Path, files: tuple[Path, ...], window: int) -> Sequence[Passage]:
+    """A study trains on the same files many times: they are read and tokenized once."""
+    return load_passages(files, load_tokenizer(checkpoint), window)
 
 
 def _same_shape(ours: SplitConfig, theirs: SplitConfig) -> bool:
