@@ -204,7 +204,7 @@ class Examination:
         """
         Of the questions every n-th is asked; the others say what belongs to an article.
 
-        `finished` is how many passages the binarized reader takes through its last layer.
+        `finished` is how many passages the binarized reader reads to the end.
         """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
         self._finished = finished

@@ -14,7 +14,7 @@ and, for measuring against, the readers of the steps before (`btr-export bundle 
     split-upper.onnx  question_states (1, q, d), question_ids (1, q), ids (p, n), states (p, n, d) -> start, end
 
 The upper encoder is two graphs because a passage that the early span head finds nothing in need not be finished: the
-last layer and the span head run on the best few.
+layers after the first and the span head run on the best few.
 
 Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
 The base W e(id) + c is a table in the upper graph and a product over the word table in the lower one, which has that
@@ -113,7 +113,7 @@ class LowerGraph(GraphPart):
 
 
 class UpperGraph(GraphPart):
-    """Question states and stored bits -> joint states below the last layer; bits are unpacked in here."""
+    """Question states and stored bits -> joint states above the first layer; bits are unpacked in here."""
 
     def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
         super().__init__(reader, tables)

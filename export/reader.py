@@ -9,7 +9,7 @@ The lower encoder sees the heading, so the body's bits know where they stand at 
 is read with the question on its own; logits are relative to the passage's null logit (the question's [CLS]
 position), so that spans of several passages are normalised together and "no answer" is the logit 0.
 
-Two layers above a split have little room to find which passage words the question repeats, and the ids say it
+The layers above a split have little room to find which passage words the question repeats, and the ids say it
 for nothing: `match_rank` > 0 adds a low-rank embedding of the token id to every token that also stands on the
 other side. It helps the split reader learn what a full reader gets from its lower layers.
 """

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from app.assistant import Assistant
 from app.bundle import Bundle
 from app.calibration import in_force
-from app.cli import _open_lines, _questions
+from app.cli_ask import _open_lines, _questions
 from app.doctor import examine
 from app.documents import DocumentError
 from app.evaluation import load_questions
@@ -43,7 +43,7 @@ from app.formats import FORMATS
 from app.formats.base import encodable
 from app.indexer import _process, index
 from app.passages import PassageSplitter
-from app.places import Places, _read_config
+from app.places import Places, read_config
 from app.scope import parse_scope
 from app.tree import scan
 from app.verify import findings, reencode
@@ -51,7 +51,8 @@ from store import upkeep
 from store.bundle import MANIFEST, read_manifest
 from store.errors import BtrError
 from store.scope import Dates, Field, Folder, Not, Scope, Tag
-from store.tokens import TokenStore, fts_query
+from store.search import fts_query
+from store.tokens import TokenStore
 from tests.pdfs import pdf
 
 CPU_SECONDS, SECONDS = 5.0, 60.0
@@ -525,7 +526,7 @@ class Fuzz:
         path = self.folder / "config.toml"
         path.write_bytes(data)
         with suppress(BtrError):
-            _read_config(path)
+            read_config(path)
 
     def _check_rules(self, data: bytes) -> None:
         path = self.notes / ".btrignore"
