@@ -77,8 +77,8 @@ class ExtractiveReader:
     """
     Span reader over the upper graphs, one passage a thread.
 
-    Every passage goes through the first upper layer; only the `finished` ones in which the early span head finds most go
-    through the others and can hold the answer.
+    Every passage goes through the first upper layer; only the `finished` ones in which the early span head finds most
+    go through the others and can hold the answer.
     """
 
     def __init__(self, bundle: Bundle, finished: int = FINISHED) -> None:
