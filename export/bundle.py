@@ -149,19 +149,19 @@ def _export(
     if not reader.binarizer.exportable:
         raise ExportError(f"the binarizer {reader.config.binarizer} is for studies: train with another one to export")
     tables = vocabulary_tables(reader)
-    reader.bert_config.btr_bits = reader.binarizer.bits
+    reader.model_config.btr_bits = reader.binarizer.bits
     parts: dict[str, tuple[nn.Module, GraphConfig]] = {
-        Path(LOWER).stem: (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
-        Path(UPPER).stem: (UpperGraph(reader, tables), UpperOnnxConfig(reader.bert_config)),
-        Path(SPAN).stem: (SpanGraph(reader, {}), SpanOnnxConfig(reader.bert_config)),
+        Path(LOWER).stem: (LowerGraph(reader, tables), LowerOnnxConfig(reader.model_config)),
+        Path(UPPER).stem: (UpperGraph(reader, tables), UpperOnnxConfig(reader.model_config)),
+        Path(SPAN).stem: (SpanGraph(reader, {}), SpanOnnxConfig(reader.model_config)),
     }
     if baselines:
         full, split = load_full(run / "full"), load_reader(run / "decomposed")
         tables = vocabulary_tables(split)
         parts |= {
-            Path(FULL).stem: (FullGraph(full), FullOnnxConfig(full.bert_config)),
-            Path(SPLIT_LOWER).stem: (SplitLowerGraph(split, tables), SplitLowerOnnxConfig(split.bert_config)),
-            Path(SPLIT_UPPER).stem: (SplitUpperGraph(split, tables), SplitUpperOnnxConfig(split.bert_config)),
+            Path(FULL).stem: (FullGraph(full), FullOnnxConfig(full.model_config)),
+            Path(SPLIT_LOWER).stem: (SplitLowerGraph(split, tables), SplitLowerOnnxConfig(split.model_config)),
+            Path(SPLIT_UPPER).stem: (SplitUpperGraph(split, tables), SplitUpperOnnxConfig(split.model_config)),
         }
     floats = work / "float32"
     floats.mkdir()
@@ -290,7 +290,7 @@ def _manifest(
     parity: dict[str, Any],
     calibration: Calibration,
 ) -> Manifest:
-    split, config = reader.config, reader.bert_config
+    split, config = reader.config, reader.model_config
     trained = json.loads((run / "train.json").read_text())
     files = {path.name: file_hash(path) for path in sorted(work.iterdir()) if path.name != MANIFEST}
     return Manifest(

@@ -46,10 +46,11 @@ def train(
 
     Example: btr-export train all-MiniLM-L6-v2/ runs/first --train train.jsonl.gz --validation validation.jsonl.gz
     """
-    from export.recipe import load_recipe
+    from export.recipe import default_recipe, load_recipe
+    from export.t5 import model_type
     from export.train import train as run
 
-    recipe = load_recipe(recipe_file, settings)
+    recipe = load_recipe(recipe_file, settings, default_recipe(model_type(checkpoint)))
     figures = run(
         checkpoint, files, validation, out, recipe, device, share, start, eval_every=eval_every, save_every=save_every
     )

@@ -53,7 +53,7 @@ class Table(nn.Module):
 
 def vocabulary_tables(reader: SplitReader) -> dict[str, Table]:
     """The word embeddings, the binarizer's base and the shared-token factors, each a table over token ids."""
-    words = reader.lower.embeddings.word_embeddings.weight.detach()
+    words = reader.lower.words.weight.detach()
     tables = {"words": Table(words)}
     if reader.binarizer.uses_ids:
         tables["base"] = Table(reader.binarizer.base(words).detach())
@@ -68,16 +68,13 @@ class GraphPart(nn.Module):
 
     def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
         super().__init__()
-        self.config = reader.bert_config
+        self.config = reader.model_config
         self.tables = nn.ModuleDict(dict(tables))
         self.reader = reader
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (B, L) -> the lower encoder's input (B, L, d), from the int8 word table."""
-        embeddings = self.reader.lower.embeddings
-        position = embeddings.position_embeddings(torch.arange(ids.shape[1], device=ids.device))
-        segment = embeddings.token_type_embeddings.weight[0]
-        return embeddings.LayerNorm(self.tables["words"](ids) + position[None] + segment)
+        return self.reader.lower.embed(self.tables["words"](ids))
 
     def add_match(self, states: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
         """Add the shared-token embedding where the reader has one."""
@@ -104,7 +101,7 @@ class LowerGraph(GraphPart):
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
         mask = ids != 0
-        h = run_layers(self.reader.lower.layers, self.embed(ids), mask)
+        h = self.reader.lower.run(self.embed(ids), mask)
         binarizer = self.reader.binarizer
         y = binarizer.project(h, binarizer.base(self.tables["words"](ids)))
         groups = (y > 0).float().reshape(y.shape[0], y.shape[1], -1, 8)
@@ -145,7 +142,7 @@ class FullGraph(nn.Module):
 
     def __init__(self, reader: FullReader) -> None:
         super().__init__()
-        self.config, self.reader = reader.bert_config, reader
+        self.config, self.reader = reader.model_config, reader
         self.words = Table(reader.embeddings.word_embeddings.weight.detach())
 
     def forward(self, ids: Tensor, segments: Tensor) -> dict[str, Tensor]:
@@ -159,7 +156,7 @@ class SplitLowerGraph(GraphPart):
     """The lower encoder of a split reader without bits."""
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
-        return {"states": run_layers(self.reader.lower.layers, self.embed(ids), ids != 0)}
+        return {"states": self.reader.lower.run(self.embed(ids), ids != 0)}
 
 
 class SplitUpperGraph(GraphPart):

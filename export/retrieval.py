@@ -17,7 +17,7 @@ from transformers import BertModel
 
 from export.binarizer import SignSTE, rms
 from export.data import Passage, batches
-from export.reader import SplitReader, mean_state, run_layers
+from export.reader import PassageEncoder, mean_state, run_layers
 from export.recipe import Recipe
 
 
@@ -43,7 +43,7 @@ class SentenceTeacher:
         return (1 - F.cosine_similarity(code.float(), target.float())).mean()
 
 
-def train_retrieval(reader: SplitReader, train: Sequence[Passage], recipe: Recipe, device: torch.device) -> None:
+def train_retrieval(reader: PassageEncoder, train: Sequence[Passage], recipe: Recipe, device: torch.device) -> None:
     """
     Teach the retrieval head alone to find each question's passage among a few hundred others.
 
@@ -58,7 +58,7 @@ def train_retrieval(reader: SplitReader, train: Sequence[Passage], recipe: Recip
         for batch in batches(train, 4 * data.pair_tokens, data.seed):
             for ids, pooled in ((batch.passage_ids, pooled_p), (batch.question_ids, pooled_q)):
                 ids = ids.to(device)
-                pooled.append(mean_state(reader.lower(ids, ids != 0), ids != 0))
+                pooled.append(reader.retrieval.pool(reader.lower(ids, ids != 0), ids != 0))
             owner.append(batch.pair_passage.to(device) + seen)
             seen += len(batch.passage_ids)
             if seen >= config.passages:

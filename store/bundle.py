@@ -33,6 +33,8 @@ DECIDES_STORED_BITS = (
     "heading_tokens",
 )
 READERS = ("extractive", "generative")
+FRAMES = {"extractive": (("[CLS]",), "[SEP]"), "generative": ((), "</s>")}
+"""Special tokens by reader: what stands before a text, and what ends each of its parts."""
 SIZES = (
     "hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens", "question_tokens",
     "heading_tokens",
