@@ -61,7 +61,7 @@ def train(
 @cli.command()
 @click.argument("run", type=_FILE)
 @click.argument("out", type=_FILE)
-@click.option("--name", default="btr-minilm", show_default=True, help="The bundle's name.")
+@click.option("--name", help="The bundle's name (default: btr-minilm, or btr-t5 for a generative reader).")
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["int8", "float32"]))
 @click.option(
     "--calibration",
@@ -73,7 +73,12 @@ def train(
 )
 @click.option("--with-baselines", is_flag=True, help="Also export the run's full reader and its float split reader.")
 def bundle(
-    run: Path, out: Path, name: str, precision: str, calibration: tuple[float, float, float], with_baselines: bool
+    run: Path,
+    out: Path,
+    name: str | None,
+    precision: str,
+    calibration: tuple[float, float, float],
+    with_baselines: bool,
 ) -> None:
     """Export the training run RUN to the bundle folder OUT, after checking it against the reader.
 
