@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from app.calibration import SETTING, in_force
 from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places
-from app.reader import ExtractiveReader, PassageBits, Reader, Span
+from app.reader import PassageBits, Reader, Span, ignore, never, open_reader
 from app.retriever import Retriever
 from app.tree import in_a_cloud
 from store.errors import UsageError
@@ -139,7 +139,7 @@ class Assistant:
         """
         bundle = Bundle.open(places.bundle, places.device)
         store = TokenStore.open(places.store, bundle.manifest.fingerprint)
-        return cls(store, bundle, ExtractiveReader(bundle))
+        return cls(store, bundle, open_reader(bundle))
 
     def close(self) -> None:
         """Close the store."""
@@ -155,11 +155,12 @@ class Assistant:
         self,
         question: str,
         passages: int = PASSAGES_READ,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = never,
         scope: Scope = EVERYTHING,
+        told: Callable[[str], None] = ignore,
     ) -> Answer:
         """
-        Answer a question from the notes of a scope, or abstain.
+        Answer a question from the notes of a scope, or abstain; `told` gets the answer so far of a reader that writes.
 
         Raises:
             UsageError: If the question is empty or longer than 10,000 characters.
@@ -176,7 +177,7 @@ class Assistant:
                 bits = self.store.token_bits([passage.id for passage in found])
             inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
             loaded = time.perf_counter()
-            spans = self._reader.read(encoded, inputs, cancelled)
+            spans = self._reader.read(encoded, inputs, cancelled, told)
             read = time.perf_counter()
         candidates = self._candidates(found, spans)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
@@ -226,7 +227,7 @@ class Assistant:
 
     def _candidates(self, found: Sequence[StoredPassage], spans: Sequence[Span]) -> list[Candidate]:
         """The best spans, one for each different answer with the probability of all its spans, five at most."""
-        answers = [found[span.passage].text[span.start : span.end] for span in spans]
+        answers = [span.answer(found[span.passage].text) for span in spans]
         confidences = self._calibration.confidences(answers, [span.score for span in spans])
         candidates: dict[str, Candidate] = {}
         for span, answer in zip(spans, answers, strict=True):
@@ -238,7 +239,9 @@ class Assistant:
 
 
 def _source(passage: StoredPassage, span: Span) -> Source:
-    """Where an answer stands, with the sentence around it."""
+    """Where an answer stands, with the sentence around it; of one that stands nowhere, where its passage begins."""
+    if span.start == span.end:
+        return replace(_closest(passage), marked=(0, 0))
     quote = quote_around(passage.text, span.start, span.end)
     return _place(passage, quote, (span.start, span.end))
 

@@ -64,9 +64,9 @@ _GOTO_EDITORS = {"code", "code-insiders", "codium", "cursor", "windsurf"}
 class Engine(Protocol):
     """All that the chat needs to know of whoever answers; called from worker threads only."""
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         """
-        Answer a question from the notes of a scope.
+        Answer a question from the notes of a scope; `told` gets the answer so far of a reader that writes.
 
         Raises:
             BtrError: If it cannot be answered, with a sentence for the card.
@@ -101,9 +101,9 @@ class AssistantEngine:
     lock: Path | None
     """The lock of the store's writer; None: notes that changed are not looked for."""
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         """Answer a question from the notes of a scope, or abstain."""
-        return self.assistant.ask(question, cancelled=cancelled, scope=scope)
+        return self.assistant.ask(question, cancelled=cancelled, scope=scope, told=told)
 
     def count_notes(self, scope: Scope) -> int:
         """How many notes a scope holds."""
@@ -221,9 +221,10 @@ class Card(Vertical):
         self._note = ""
 
     def wait_for(self, what: str) -> None:
-        """Say what the question waits for now."""
-        self._waiting_for = what
-        self.refresh(recompose=True)
+        """Say what the question waits for now, or the answer so far."""
+        if self.waiting and what != self._waiting_for:
+            self._waiting_for = what
+            self.refresh(recompose=True)
 
     def show_answer(self, answer: Answer) -> None:
         """Show an answer, or that there is none."""
@@ -381,6 +382,13 @@ class ChatApp(App[None], inherit_bindings=False):
 
         card: Card
         answer: Answer
+
+    @dataclass
+    class Told(Message):
+        """An answer is being written."""
+
+        card: Card
+        text: str
 
     @dataclass
     class Refused(Message):
@@ -564,8 +572,13 @@ class ChatApp(App[None], inherit_bindings=False):
     @work(thread=True, group="ask", exclusive=True)
     def _ask(self, engine: Engine, card: Card) -> None:
         worker = get_current_worker()
+
+        def told(text: str) -> None:
+            if not worker.is_cancelled:
+                self.post_message(self.Told(card, text))
+
         try:
-            answer = engine.ask(card.question, scope=card.scope, cancelled=lambda: worker.is_cancelled)
+            answer = engine.ask(card.question, scope=card.scope, cancelled=lambda: worker.is_cancelled, told=told)
         except Cancelled:
             return
         except BtrError as error:
@@ -574,6 +587,10 @@ class ChatApp(App[None], inherit_bindings=False):
             outcome = self.Answered(card, answer)
         if not worker.is_cancelled:
             self.post_message(outcome)
+
+    @on(Told)
+    def _told(self, message: Told) -> None:
+        message.card.wait_for(plain(message.text, _LONGEST_ECHO) + " …")
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:

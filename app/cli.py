@@ -488,6 +488,8 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
 )
 @click.option("-n", "--passages", default=20, show_default=True, type=click.IntRange(1, 100), help="Passages to read.")
 @click.option("--finish", type=click.IntRange(1), help="Passages that the binarized reader reads to the end.")
+@click.option("--ratio", type=click.FloatRange(0, 0.5), help="Share of tokens that a generative reader merges.")
+@click.option("--beams", type=click.IntRange(1, 16), help="Answers that a generative reader follows at once.")
 @click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Ask every n-th question only.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a reader.")
 @click.pass_obj
@@ -499,6 +501,8 @@ def evaluate(
     readers: tuple[str, ...],
     passages: int,
     finish: int | None,
+    ratio: float | None,
+    beams: int | None,
     every: int,
     as_json: bool,
 ) -> None:
@@ -510,7 +514,7 @@ def evaluate(
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary
 
-    with _examination(places, questions, opened, every, finish) as examination:
+    with _examination(places, questions, opened, every, finish, ratio, beams) as examination:
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
@@ -562,22 +566,27 @@ def calibrate(places: Places, questions: Path | None, passages: int, every: int,
 
 @contextmanager
 def _examination(
-    places: Places, questions: Path, opened: bool, every: int, finish: int | None = None
+    places: Places,
+    questions: Path,
+    opened: bool,
+    every: int,
+    finish: int | None = None,
+    ratio: float | None = None,
+    beams: int | None = None,
 ) -> Iterator[Examination]:
     """The questions of a file over an open bundle and, if asked for, the store."""
     from app.bundle import Bundle
     from app.evaluation import Examination, load_questions
-    from app.reader import FINISHED
 
     chosen = load_questions(questions)
     bundle = Bundle.open(places.bundle, places.device)
     if not opened:
-        yield Examination(chosen, bundle, None, every, finish or FINISHED)
+        yield Examination(chosen, bundle, None, every, finish, ratio, beams)
         return
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store, every, finish or FINISHED)
+        yield Examination(chosen, bundle, store, every, finish, ratio, beams)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

@@ -35,5 +35,5 @@ def merge(x: Floats, size: Floats, group: Groups) -> tuple[Floats, Floats]:
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max() + 1))
     sizes: Floats = np.add.reduceat(size[order], starts)
-    means: Floats = np.add.reduceat((x * size[:, None])[order], starts) / sizes[:, None]
-    return means, sizes
+    means = np.add.reduceat((x * size[:, None])[order], starts) / sizes[:, None]
+    return means.astype(np.float32, copy=False), sizes

@@ -71,7 +71,7 @@ class InstantEngine(QuietEngine):
         self.asked: list[str] = []
         self.scopes: list[str] = []
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         self.asked.append(question)
         self.scopes.append(scope.text)
         if isinstance(self.outcome, Exception):
@@ -89,7 +89,7 @@ class SlowEngine(QuietEngine):
         self.reading = threading.Event()
         self.gave_up = threading.Event()
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         self.reading.set()
         late = time.monotonic() + 5
         while not cancelled() and time.monotonic() < late:
@@ -110,7 +110,7 @@ class DeafEngine(QuietEngine):
         self.released = threading.Event()
         self.returned = threading.Event()
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         if question == "slow":
             self.reading.set()
             self.released.wait(10)
