@@ -205,7 +205,7 @@ def batches(
     One epoch of batches of about `pair_tokens` padded question-passage tokens, in a seeded order.
 
     A share `unanswerable` of the questions sees only another passage of the article, so that their answer is the null
-    option; a share `second` sees up to `others` of them next to the right passage.
+    option; a share `second` sees one next to the right passage or, with more `others`, 1 to so many passages more.
     """
     rng = random.Random(seed)
     units = _units(passages, rng)
@@ -254,13 +254,18 @@ def _collate(group: list[Passage], unanswerable: float, second: float, others: i
             ends.append(question.end)
             if draw < unanswerable and siblings:
                 gold.append(-1)
-                pairs.append((number, rng.choice(siblings), 0))
+                wrong = [rng.choice(siblings)]
+                if others > 1:
+                    wrong = _beside(siblings, foreign, 1 + _count(others, second, rng), rng)
+                pairs.extend((number, other, slot) for slot, other in enumerate(wrong))
                 continue
             gold.append(len(pairs))
             pairs.append((number, at, 0))
-            if draw < unanswerable + second and siblings:
-                beside = [rng.choice(siblings)] if others == 1 else _beside(siblings, foreign, others, rng)
-                pairs.extend((number, other, slot) for slot, other in enumerate(beside, start=1))
+            if others > 1:
+                beside = _beside(siblings, foreign, _count(others, second, rng), rng)
+            else:
+                beside = [rng.choice(siblings)] if draw < unanswerable + second and siblings else []
+            pairs.extend((number, other, slot) for slot, other in enumerate(beside, start=1))
     body_ids = pad([p.body for p in group])
     sep = group[0].head[-1]
     said = [q.answer if at >= 0 else [sep] for q, at in zip(questions, gold, strict=True)]
@@ -280,6 +285,11 @@ def _collate(group: list[Passage], unanswerable: float, second: float, others: i
         end=torch.tensor(ends),
         answer_ids=pad(said),
     )
+
+
+def _count(others: int, second: float, rng: random.Random) -> int:
+    """How many wrong passages a question sees: as many with the right one as without it, so that it tells nothing."""
+    return rng.randint(1, others) if rng.random() < second else 0
 
 
 def _beside(siblings: list[int], foreign: list[int], others: int, rng: random.Random) -> list[int]:
