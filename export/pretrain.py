@@ -181,7 +181,7 @@ def pretrain(
     trainer.sentinels = [tokenizer.token_to_id(token) for token in SENTINELS]
     trainer.run(tokens[held_out:], tokens[:held_out], eval_every, save_every)
     reader.cpu().t5.save_pretrained(out)
-    (out / "reader.safetensors").unlink()
+    (out / "reader.safetensors").unlink(missing_ok=True)
     figures: dict[str, float] = json.loads((out / "train.json").read_text())["dev"]
     return figures
 
