@@ -10,3 +10,6 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
+
+SCHEMA_VERSION = 1
+"""Of every JSON object that the program prints (docs/json.md)."""

@@ -1,8 +1,10 @@
 """
 The engine behind every front end: a store and a bundle, opened once; questions in, answers with sources out.
 
-    with Assistant.open(resolve()) as assistant:
+    with Assistant.open() as assistant:
         print(assistant.ask("when was the boiler serviced?").answer)
+
+It is also the Python interface (docs/python.md): what is public here keeps its names and meaning.
 """
 
 from __future__ import annotations
@@ -10,26 +12,32 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from app import SCHEMA_VERSION
 from app.bundle import Bundle
 from app.calibration import SETTING, in_force
 from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
-from app.places import Places
+from app.places import Places, resolve
 from app.reader import PassageBits, Reader, Span, ignore, never, open_reader
 from app.retriever import Retriever
+from app.scope import parse_scope
 from app.tree import in_a_cloud
+from store.codec import Bits
 from store.errors import UsageError
 from store.scope import EVERYTHING, Scope
-from store.tokens import Counts, StoredPassage, TokenStore
+from store.tokens import StoredPassage, TokenStore
 
-SCHEMA_VERSION = 1
-"""Of the JSON that `ask`, `search` and `status` print."""
 PASSAGES_READ = 20
+CANDIDATES = 5
+"""Different answers that are told of, the given one included."""
 MAX_QUESTION_CHARACTERS = 10_000
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\w\"'(\[`*])|\n\s*\n|\n(?=\s*(?:[-*+#>|]|\d+[.)])\s?)")
 _MAX_QUOTE = 400
@@ -56,6 +64,8 @@ class Source:
     end: int
     stale: bool
     """The file is gone or has changed since it was indexed."""
+    modified: float | None = None
+    """When the file was last written before it was indexed, seconds since 1970; not part of the JSON."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +106,15 @@ class Answer:
     candidates: list[Candidate]
     """Best first, the answer's own included."""
     timings_ms: Timings
+    places: Sequence[Source] = ()
+    """Where each candidate stands, in their order; not part of the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """As `ask --json` prints it."""
         answer = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        del answer["places"]
         for source in answer["sources"]:
-            del source["marked"]
+            del source["marked"], source["modified"]
         return answer
 
 
@@ -117,6 +130,29 @@ class SearchResult:
     score: float
 
 
+@dataclass(frozen=True)
+class NotePassage:
+    """A part of a note, as it was when it was indexed."""
+
+    line: int
+    """1-based line of its first character."""
+    page: int | None
+    heading: str
+    """Heading path, ' > ' between levels."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the store holds of one note."""
+
+    path: str
+    stale: bool
+    """The file is gone or has changed since it was indexed."""
+    passages: list[NotePassage]
+    """In the order of the text."""
+
+
 class Assistant:
     """An open store with its reader. One question at a time; calls from several threads wait for each other."""
 
@@ -128,18 +164,31 @@ class Assistant:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, places: Places) -> Assistant:
+    def open(
+        cls,
+        where: Places | Path | str | None = None,
+        *,
+        bundle: Path | str | None = None,
+        device: str | None = None,
+    ) -> Assistant:
         """
-        Open the store and the bundle that it was made with.
+        Open a store and the bundle that it was made with; close it, or use it as a context manager.
+
+        `where` is the file of a store. Without it, and without a bundle or device, those of environment, configuration
+        file and defaults are taken, as the command line does.
 
         Raises:
             StoreError: If there is no usable store.
             ModelError: If the bundle cannot be used.
             UsageError: If the device is not present.
         """
-        bundle = Bundle.open(places.bundle, places.device)
-        store = TokenStore.open(places.store, bundle.manifest.fingerprint)
-        return cls(store, bundle, open_reader(bundle))
+        if isinstance(where, Places):
+            places = where
+        else:
+            places = resolve(*(None if given is None else str(given) for given in (where, bundle, device)))
+        opened = Bundle.open(places.bundle, places.device)
+        store = TokenStore.open(places.store, opened.manifest.fingerprint)
+        return cls(store, opened, open_reader(opened))
 
     def close(self) -> None:
         """Close the store."""
@@ -156,17 +205,19 @@ class Assistant:
         question: str,
         passages: int = PASSAGES_READ,
         cancelled: Callable[[], bool] = never,
-        scope: Scope = EVERYTHING,
+        scope: Scope | str = EVERYTHING,
         told: Callable[[str], None] = ignore,
     ) -> Answer:
         """
         Answer a question from the notes of a scope, or abstain; `told` gets the answer so far of a reader that writes.
 
+        `passages` are read, 1 to 100. `scope` may be text, as after `--in`: "folder:work -tag:private".
+
         Raises:
-            UsageError: If the question is empty or longer than 10,000 characters.
+            UsageError: If the question is empty or longer than 10,000 characters, or the scope is no filter.
             Cancelled: If `cancelled` became true meanwhile.
         """
-        question = check_question(question)
+        question, scope = check_question(question), _scope(scope)
         with self._lock:
             began = time.perf_counter()
             encoded = self.bundle.encode_question(question)
@@ -175,16 +226,14 @@ class Assistant:
                 retrieved = time.perf_counter()
                 found = self.store.passages([hit.passage_id for hit in hits])
                 bits = self.store.token_bits([passage.id for passage in found])
+            self._check_bits(found, bits)
             inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
             loaded = time.perf_counter()
             spans = self._reader.read(encoded, inputs, cancelled, told)
             read = time.perf_counter()
-        candidates = self._candidates(found, spans)
+        candidates, places = self._candidates(found, spans)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
-        if answered:
-            sources = [_source(found[spans[0].passage], spans[0])]
-        else:
-            sources = [_closest(passage) for passage in found[:3]]
+        sources = places[:1] if answered else [_closest(passage) for passage in found[:3]]
         ms = [1000 * t for t in (retrieved - began, loaded - retrieved, read - loaded, time.perf_counter() - began)]
         return Answer(
             question=question,
@@ -194,30 +243,58 @@ class Assistant:
             sources=sources,
             candidates=candidates,
             timings_ms=Timings(*(round(t, 1) for t in ms)),
+            places=places,
         )
+
+    def _check_bits(
+        self, found: Sequence[StoredPassage], bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]]
+    ) -> None:
+        """
+        Refuse what the graphs cannot read.
+
+        Raises:
+            StoreError: If a passage has no bits, or too few or too many.
+        """
+        for passage in found:
+            if passage.id not in bits or 8 * bits[passage.id][0].shape[1] != self.bundle.manifest.bits:
+                raise self.store.damaged(f"passage {passage.id} of {passage.path} has lost its bits")
 
     def warm(self) -> None:
         """Load the graphs and the code matrix, so that the first question does not wait for them."""
         self.ask("ready?", passages=1)
 
-    def counts(self) -> Counts:
-        """How much the store holds now."""
+    def size(self) -> tuple[int, int]:
+        """How many notes and passages the store holds now, told at once."""
         with self._lock:
-            return self.store.counts()
+            return self.store.size()
 
-    def count_notes(self, scope: Scope) -> int:
+    def count_notes(self, scope: Scope | str = EVERYTHING) -> int:
         """How many notes a scope holds now."""
         with self._lock:
-            return self.store.count_notes(scope)
+            return self.store.count_notes(_scope(scope))
 
-    def search(self, query: str, limit: int = 10, scope: Scope = EVERYTHING) -> list[SearchResult]:
+    def note(self, path: str | Path, scope: Scope | str = EVERYTHING) -> Note:
+        """
+        What the store holds of a note, by its full path; the file itself is only looked at to see whether it changed.
+
+        Raises:
+            UsageError: If the scope has no note of this path.
+        """
+        with self._lock, self.store.snapshot():
+            found = self.store.note(encodable(str(path)), _scope(scope))
+        if found is None:
+            raise UsageError(f"{path} is no note that can be read here: give a path that search or ask printed")
+        passages = [NotePassage(p.line, p.page, p.heading, p.text) for p in found]
+        return Note(str(path), bool(found) and is_stale(found[0]), passages)
+
+    def search(self, query: str, limit: int = 10, scope: Scope | str = EVERYTHING) -> list[SearchResult]:
         """
         The best passages of a scope for a query, without reading them.
 
         Raises:
-            UsageError: If the query is empty or longer than 10,000 characters.
+            UsageError: If the query is empty or longer than 10,000 characters, or the scope is no filter.
         """
-        query = check_question(query)
+        query, scope = check_question(query), _scope(scope)
         code = self.bundle.encode_question(query).code
         with self._lock, self.store.snapshot():
             hits = self._retriever.retrieve(query, code, limit, scope)
@@ -225,17 +302,27 @@ class Assistant:
             found = self.store.passages(list(scores))
         return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
 
-    def _candidates(self, found: Sequence[StoredPassage], spans: Sequence[Span]) -> list[Candidate]:
-        """The best spans, one for each different answer with the probability of all its spans, five at most."""
+    def _candidates(
+        self, found: Sequence[StoredPassage], spans: Sequence[Span]
+    ) -> tuple[list[Candidate], list[Source]]:
+        """The best spans, one for each different answer with the probability of all its spans, and their places."""
         answers = [span.answer(found[span.passage].text) for span in spans]
         confidences = self._calibration.confidences(answers, [span.score for span in spans])
-        candidates: dict[str, Candidate] = {}
+        first: dict[str, tuple[str, Span]] = {}
         for span, answer in zip(spans, answers, strict=True):
-            passage, key = found[span.passage], answer.casefold()
-            if key not in candidates:
-                line = _places(passage).at(span.start).line
-                candidates[key] = Candidate(answer, round(confidences[key], 4), passage.path, line)
-        return list(candidates.values())[:5]
+            first.setdefault(answer.casefold(), (answer, span))
+        candidates, places = [], []
+        for key, (answer, span) in list(first.items())[:CANDIDATES]:
+            place = _source(found[span.passage], span)
+            candidates.append(Candidate(answer, round(confidences[key], 4), place.path, place.line))
+            places.append(place)
+        return candidates, places
+
+
+def _scope(scope: Scope | str) -> Scope:
+    if isinstance(scope, Scope):
+        return scope
+    return parse_scope(scope) if scope.strip() else EVERYTHING
 
 
 def _source(passage: StoredPassage, span: Span) -> Source:
@@ -268,6 +355,7 @@ def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int]
         start=first.start,
         end=places.at(span[1] - 1).start + 1 if span[1] > span[0] else first.start,
         stale=is_stale(passage),
+        modified=passage.mtime_ns / 1e9,
     )
 
 

@@ -67,7 +67,7 @@ class EncodedQuestion:
 
 @dataclass(frozen=True)
 class Survey:
-    """A passage and a question below the last layer."""
+    """A passage and a question above the first upper layer."""
 
     ids: npt.NDArray[np.int64]
     """(1, n) of the passage."""
@@ -196,7 +196,7 @@ class Bundle:
     def survey(
         self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: npt.NDArray[np.float16]
     ) -> Survey:
-        """One passage's ids, bits (n, m / 8) and scales (n,) through all upper layers but the last."""
+        """One passage's ids, bits (n, m / 8) and scales (n,) through the first upper layer."""
         passage = np.array([ids], dtype=np.int64)
         inputs: dict[str, npt.NDArray[Any]] = {
             "question_states": question.states,
@@ -209,7 +209,7 @@ class Bundle:
         return Survey(passage, joint, float(relevance[0]))
 
     def span_logits(self, question: EncodedQuestion, survey: Survey) -> tuple[Floats, Floats]:
-        """The last layer and the span head -> start and end logits (n,) of a surveyed passage, 0 meaning no answer."""
+        """The other upper layers and span head -> start and end logits (n,) of a surveyed passage, 0 is no answer."""
         inputs: dict[str, npt.NDArray[Any]] = {"joint": survey.joint, "question_ids": question.ids, "ids": survey.ids}
         start, end = self.run(SPAN, ["start", "end"], inputs)
         return start[0], end[0]

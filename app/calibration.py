@@ -82,7 +82,7 @@ def in_force(kept: str | None, manifest: Manifest) -> Calibration:
         reader = values.pop("reader")
         calibration = Calibration(**values)
         check_calibration(**asdict(calibration))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"the store's calibration is damaged ({error}): run btr-assistant calibrate --reset"
         ) from error

@@ -1,8 +1,8 @@
 """
 The commands by which a person sees that the program keeps its promises: doctor, verify, backup, restore, forget.
 
-They hang on the group of `app.cli`, and end as it says there: 0 when everything holds, 3 when a check fails. What asks
-before it acts does so on a terminal only; in a pipe it wants --yes.
+They end with 0 when everything holds, and with 3 when a check fails. What asks before it acts does so on a terminal
+only; in a pipe it wants --yes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app import complete
+from app.cli_base import json_option, on_terminal, print_json, yes_option
 from app.display import plain
 from app.places import Places
 from store.errors import StoreError, UsageError
@@ -28,16 +30,14 @@ _MOST_LISTED = 20
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--offline-proof", is_flag=True, help="Also index and ask in a process that can open no socket.")
 @click.pass_obj
 def doctor(places: Places, as_json: bool, offline_proof: bool) -> None:
-    """Check the installation and the store; for what fails, say what puts it right. Changes nothing.
+    """Say what is wrong, and what puts it right; change nothing.
 
     Example: btr-assistant doctor --offline-proof
     """
-    from app.assistant import SCHEMA_VERSION
-    from app.cli import print_json
     from app.doctor import examine
     from app.offline import prove
 
@@ -53,7 +53,7 @@ def doctor(places: Places, as_json: bool, offline_proof: bool) -> None:
     if as_json:
         offline = None if evidence is None else {"ok": evidence.holds, **asdict(evidence)}
         rows = [asdict(check) for check in checks]
-        print_json({"schema_version": SCHEMA_VERSION, "ok": ok, "checks": rows, "offline": offline})
+        print_json({"ok": ok, "checks": rows, "offline": offline})
     elif evidence is not None:
         _print_evidence(evidence)
     if not ok:
@@ -82,18 +82,16 @@ def _print_evidence(evidence: Evidence) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--reencode", metavar="N", type=click.IntRange(0), default=0, help="Also encode N passages again.")
 @click.option("--rebuild-search", is_flag=True, help="First make the search index anew from the passages.")
 @click.pass_obj
 def verify(places: Places, as_json: bool, reencode: int, rebuild_search: bool) -> None:
-    """Check every page, row and length of the store, its search index and the bundle's files.
+    """Check every page and row of the store, and the model's files.
 
     Example: btr-assistant verify --reencode 20
     """
-    from app.assistant import SCHEMA_VERSION
     from app.bundle import Bundle
-    from app.cli import print_json
     from app.indexer import writer_lock
     from app.verify import findings
     from app.verify import reencode as encode_again
@@ -116,7 +114,7 @@ def verify(places: Places, as_json: bool, reencode: int, rebuild_search: bool) -
     ok = not any(finding.problems for finding in found)
     if as_json:
         rows = [{"name": f.what, "ok": not f.problems, "problems": f.problems} for f in found]
-        print_json({"schema_version": SCHEMA_VERSION, "ok": ok, "checks": rows})
+        print_json({"ok": ok, "checks": rows})
     for finding in () if as_json else found:
         _print_finding(finding, places)
     if not ok:
@@ -134,10 +132,10 @@ def _print_finding(finding: Finding, places: Places) -> None:
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", shell_complete=complete.files)
 @click.pass_obj
 def backup(places: Places, file: str) -> None:
-    """Copy the store into a new FILE, also while notes are being indexed.
+    """Copy the store into a new FILE, at any time.
 
     Example: btr-assistant backup notes-backup.db
     """
@@ -149,11 +147,13 @@ def backup(places: Places, file: str) -> None:
 
 
 @click.command()
-@click.argument("file")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.argument("file", shell_complete=complete.files)
+@yes_option
 @click.pass_obj
 def restore(places: Places, file: str, yes: bool) -> None:
-    """Put a backup in the store's place; the store that was there is kept beside it.
+    """Put a backup in the store's place.
+
+    The store that was there is kept beside it.
 
     Example: btr-assistant restore notes-backup.db
     """
@@ -177,22 +177,22 @@ def restore(places: Places, file: str, yes: bool) -> None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", shell_complete=complete.files)
+@yes_option
 @click.option("--dry-run", is_flag=True, help="List the notes that would be forgotten.")
 @click.option("--ignore", "ignored", is_flag=True, help="Append a line to .btrignore, so that index leaves it out.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.pass_obj
 def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ignored: bool, as_json: bool) -> None:
-    """Remove notes or folders from the store for good, and search its file for what is left.
+    """Remove notes for good, and prove that nothing is left.
+
+    The store's file is searched for every piece of their text.
 
     Deleted notes are forgotten too. The files themselves stay, and the next index takes them in again unless they are
     ignored.
 
     Example: btr-assistant forget ~/notes/diary --ignore
     """
-    from app.assistant import SCHEMA_VERSION
-    from app.cli import print_json
     from app.forget import choose, ignore, rule_for
     from app.forget import forget as run
     from app.indexer import writing
@@ -204,8 +204,11 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
     with TokenStore.open(places.store, manifest.fingerprint) as store:
         chosen = choose(store, paths)
         rules = [(path, *rule_for(path, store)) for path in chosen.paths]
+    listed = [*(document.path for document in chosen.documents), *chosen.failed]
+    if dry_run and as_json:
+        print_json({"notes": listed})
+        return
     if dry_run or not yes:
-        listed = [*(document.path for document in chosen.documents), *chosen.failed]
         for path in listed if dry_run else listed[:_MOST_LISTED]:
             click.echo(plain(path), err=not dry_run)
         if len(listed) > _MOST_LISTED and not dry_run:
@@ -222,7 +225,7 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
         rows: list[dict[str, Any]] = [
             {"path": path, "file": str(file), "line": line, "ignored": done} for path, file, line, done in applied
         ]
-        print_json({"schema_version": SCHEMA_VERSION, "notes": len(chosen.documents), **asdict(proof), "rules": rows})
+        print_json({"notes": len(chosen.documents), **asdict(proof), "rules": rows})
     else:
         shared = f" ({proof.shared:,} more are in other notes too)" if proof.shared else ""
         click.echo(
@@ -257,11 +260,9 @@ def _say_rule(path: str, file: Path, line: str, done: bool, asked: bool) -> None
 
 def _confirm(yes: bool, what: str, question: str) -> None:
     """Go on only if told to."""
-    from app.cli import _on_terminal
-
     if yes:
         return
-    if not _on_terminal():
+    if not on_terminal():
         raise UsageError(f"{what}: add --yes")
     click.confirm(plain(question), abort=True, err=True)
 

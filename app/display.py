@@ -1,8 +1,14 @@
-"""How paths and text from notes are shown on a terminal: on one line, with nothing that could steer it."""
+"""
+How what is found leaves the program: paths and text on one line of a terminal, with nothing that could steer it, and
+numbers that JSON has.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 0x2028, 0x2029), " ")
 
@@ -26,3 +32,14 @@ def short(path: str) -> str:
     if path.startswith(here + os.sep):
         options.append(os.path.relpath(path, here))
     return plain(min(options, key=len))
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with null in place of each number that is not finite, which JSON cannot say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app import SCHEMA_VERSION
 from app.baselines import baseline
 from app.bundle import Bundle, EncodedQuestion
 from app.calibration import SETTING, Calibration, Observation, in_force
@@ -39,7 +40,6 @@ from store.codec import Bits, token_arrays
 from store.errors import UsageError
 from store.tokens import StoredPassage, TokenStore
 
-SCHEMA_VERSION = 1
 RIGHT = 0.5
 """F1 from which an answer counts as right where only right or wrong is asked."""
 DEPTHS = (1, 5, 20)
@@ -205,8 +205,8 @@ class Examination:
         """
         Of the questions every n-th is asked; the others say what belongs to an article.
 
-        `finished` is how many passages the binarized reader takes through its last layer; `ratio` and `beams` are a
-        generative one's.
+        `finished` is how many passages the binarized reader reads to the end; `ratio` and `beams` are a generative
+        one's.
         """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
         self._settings = (finished, ratio, beams)

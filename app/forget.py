@@ -2,8 +2,11 @@
 Notes forgotten on purpose, deleted ones too, with the proof that nothing of them is left in the store's file.
 
 The note's own file stays where it is and the next index run would take it in again: so there is the line that keeps it
-out, for the `.btrignore` of the innermost folder that is looked at. What the proof speaks of is the store's file and
-the files that SQLite keeps beside it; copies made earlier, and what a disk keeps of overwritten blocks, are elsewhere.
+out, for the `.btrignore` of the innermost folder that is looked at. Questions of saved sessions go with the notes that
+their answers quote: those that name one of them, and those that hold its text under whatever name it had then.
+
+What the proof speaks of is the store's file and the files that SQLite keeps beside it; copies made earlier, and what a
+disk keeps of overwritten blocks, are elsewhere.
 """
 
 from __future__ import annotations
@@ -87,7 +90,8 @@ def forget(store: TokenStore, chosen: Chosen) -> Proof:
     """
     texts = [text for document in chosen.documents for text in store.texts_of(document.id)]
     wanted = pieces([*texts, *chosen.failed])
-    store.forget([document.id for document in chosen.documents], chosen.failed)
+    turns, names = _quoting(store, chosen, wanted)
+    store.forget([document.id for document in chosen.documents], chosen.failed, turns, names)
     store.compact()
     problems = search_index(store.path).problems
     if problems:
@@ -99,6 +103,18 @@ def forget(store: TokenStore, chosen: Chosen) -> Proof:
         left |= found_in(wanted - shared, file_blocks(file))
     searched = sum(file.stat().st_size for file in files if file.exists())
     return Proof(len(wanted) - len(shared), len(shared), len(left), searched)
+
+
+def _quoting(store: TokenStore, chosen: Chosen, wanted: set[bytes]) -> tuple[list[int], list[int]]:
+    """The ids of turns, and of sessions by their names, that have text of chosen notes which no other note has."""
+    said = [store.turn_texts(), store.session_names()]
+    if not any(said):
+        return [], []
+    gone = {document.id for document in chosen.documents}
+    kept = (text for document in store.documents() if document.id not in gone for text in store.texts_of(document.id))
+    own = wanted - found_in(wanted, text_blocks(kept))
+    turns, names = ([i for i, text in texts if found_in(own, text_blocks([text]))] for texts in said)
+    return turns, names
 
 
 def rule_for(path: str, store: TokenStore) -> tuple[Path, str]:

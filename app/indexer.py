@@ -26,6 +26,7 @@ from app.sync import Plan, Stored, make_plan
 from store.bundle import Manifest
 from store.errors import BusyError, StoreError
 from store.tokens import NewDocument, NewPassage, Placement, TokenStore, is_inside
+from store.upkeep import discard_part
 
 SPEED = "tokens_per_second"
 """The setting that keeps how fast the last run encoded."""
@@ -130,8 +131,10 @@ def writing(store: Path, lock: Path, manifest: Manifest) -> Iterator[TokenStore]
         BusyError: If another run writes to it.
         StoreError: If it cannot be used.
     """
-    with writer_lock(lock), TokenStore.create(store, manifest.fingerprint, manifest.name) as opened:
-        yield opened
+    with writer_lock(lock):
+        discard_part(store)
+        with TokenStore.create(store, manifest.fingerprint, manifest.name) as opened:
+            yield opened
 
 
 def index(

@@ -18,6 +18,7 @@ from app.formats.base import encodable
 from app.indexer import SPEED
 from app.passages import PassageSplitter
 from app.sync import Plan, Stored, make_plan
+from store.codes import POINTERS
 from store.errors import UsageError
 from store.tokens import TokenStore
 
@@ -73,7 +74,7 @@ def forecast(store: TokenStore | None, bundle: Bundle, roots: Sequence[str], all
                 passages += len(counted[0])
                 text_bytes += counted[1]
     manifest = bundle.manifest
-    encoded = tokens * (manifest.bits / 8 + 2) + passages * manifest.code_bits / 8
+    encoded = tokens * (manifest.bits / 8 + 2) + passages * (2 * manifest.code_bits / 8 + POINTERS)
     return Forecast(
         plan=plan,
         tokens=tokens,

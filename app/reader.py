@@ -25,7 +25,7 @@ from store.errors import UsageError
 
 MAX_ANSWER_TOKENS = 30
 FINISHED = 8
-"""Passages that go through the last layer: on 406 validation questions twelve answered no better."""
+"""Passages that are read to the end: on 406 validation questions twelve answered no better."""
 _BLOCK_END = re.compile(r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*+>|]|#{1,6}|\d+[.)])[ \t])")
 
 
@@ -99,8 +99,8 @@ class ExtractiveReader:
     """
     Span reader over the upper graphs, one passage a thread.
 
-    Every passage goes through all upper layers but the last; only the `finished` ones in which the early span head
-    finds most go through the last and can hold the answer.
+    Every passage goes through the first upper layer; only the `finished` ones in which the early span head finds most
+    go through the others and can hold the answer.
     """
 
     def __init__(self, bundle: Bundle, finished: int = FINISHED) -> None:

@@ -1,7 +1,7 @@
 """
 Hybrid retrieval: BM25 over the words, passage codes over the meaning, fused by reciprocal rank.
 
-The codes are scanned by Hamming distance on their packed bytes; the nearest few hundred are scored again with the
+The codes are scanned by Hamming distance; the nearest few hundred are scored again with the
 question's float code against their signs (BPR: asymmetric scoring). A scope is applied before either ranking: a filter
 behind them would hide what stands in a small folder.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from store.codec import Bits, Floats, hamming, pack, unpack
+from store.codec import Bits, Floats, pack, unpack
+from store.codes import Codes, Rows
 from store.scope import EVERYTHING, Scope
 from store.tokens import TokenStore
 
@@ -37,13 +38,10 @@ class Hit:
 
 
 class Retriever:
-    """Ranks the passages of a store; keeps the code matrix in memory until the store changes."""
+    """Ranks the passages of a store."""
 
     def __init__(self, store: TokenStore) -> None:
         self._store = store
-        self._version = -1
-        self._ids = np.zeros(0, dtype=np.int64)
-        self._codes: Bits = np.zeros((0, 0), dtype=np.uint8)
 
     def retrieve(self, question: str, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[Hit]:
         """The best passages of a scope for a question's text and float code (c,)."""
@@ -58,27 +56,33 @@ class Retriever:
         return lexical, self.nearest(code, each, scope)
 
     def nearest(self, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[int]:
-        """Passage ids by similarity of their codes to a question's float code (c,), nearest first."""
-        self._refresh()
-        chosen = np.arange(len(self._ids))
-        if scope:
-            chosen = np.flatnonzero(np.isin(self._ids, self._store.passage_ids(scope)))
+        """
+        Passage ids by similarity of their codes to a question's float code (c,), nearest first.
+
+        Raises:
+            StoreError: If the store's codes are of another length.
+        """
+        index, rows = self._store.code_index(), self._store.rows(scope)
+        if len(index) and 8 * index.width != len(code):
+            raise self._store.damaged(f"passage codes of {8 * index.width} bits, not {len(code)}")
+        chosen = np.arange(len(index)) if rows is None else np.flatnonzero(rows)
         if not len(chosen):
             return []
-        rescored = max(RESCORED, limit)
-        if len(chosen) > rescored:
-            codes = self._codes[chosen] if scope else self._codes
-            distance = hamming(codes, pack(code)[None])
-            chosen = chosen[np.argpartition(distance, rescored)[:rescored]]
-        similarity = unpack(self._codes[chosen]) @ code
+        chosen = _nearest(index, chosen, pack(code), max(RESCORED, limit))
+        similarity = unpack(index.take(chosen)) @ code
         order = np.lexsort((chosen, -similarity))[:limit]
-        return [int(i) for i in self._ids[chosen[order]]]
+        return [int(i) for i in index.ids[chosen[order]]]
 
-    def _refresh(self) -> None:
-        version = self._store.data_version()
-        if version != self._version:
-            self._ids, self._codes = self._store.codes()
-            self._version = version
+
+def _nearest(index: Codes, chosen: Rows, code: Bits, limit: int) -> Rows:
+    """Of some rows (n,) of an index those nearest by Hamming distance, ascending; of equal ones the first."""
+    if len(chosen) <= limit:
+        return chosen
+    distance = index.distances(code)[chosen]
+    last = np.partition(distance, limit - 1)[limit - 1]
+    at_last = np.flatnonzero(distance == last)[: limit - np.count_nonzero(distance < last)]
+    nearest: Rows = chosen[np.sort(np.concatenate([np.flatnonzero(distance < last), at_last]))]
+    return nearest
 
 
 def fuse(lexical: Sequence[int], semantic: Sequence[int]) -> list[Hit]:

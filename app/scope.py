@@ -17,10 +17,13 @@ import re
 from datetime import date, timedelta
 from pathlib import Path
 
+from app.formats.base import encodable
 from store.errors import UsageError
 from store.scope import Dates, Field, Folder, Not, Scope, Tag
 
 EXAMPLE = 'folder:work, tag:idea, author:"Jane Doe" or date:2025-01..2025-03'
+MOST_FILTERS = 100
+"""SQLite refuses an expression of a thousand."""
 _TERM = re.compile(r'(-?)([^\s:"]+):("[^"]*"|[^\s"]+)(?=\s|$)')
 _DAY = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 
@@ -30,9 +33,9 @@ def parse_scope(text: str) -> Scope:
     Filters as a person writes them -> the scope that they describe.
 
     Raises:
-        UsageError: If there is none, or one of them is not of the form name:value.
+        UsageError: If there is none, there are too many, or one of them is not of the form name:value.
     """
-    text = text.strip()
+    text = encodable(text).strip()
     if not text:
         raise UsageError(f"the filter is empty: write {EXAMPLE}")
     conditions: list[Folder | Tag | Field | Dates | Not] = []
@@ -46,6 +49,8 @@ def parse_scope(text: str) -> Scope:
         condition = _condition(match[2], match[3].strip('"').strip(), match[0])
         conditions.append(Not(condition) if match[1] else condition)
         position = match.end() + len(text[match.end() :]) - len(text[match.end() :].lstrip())
+        if len(conditions) > MOST_FILTERS:
+            raise UsageError(f"there are more than {MOST_FILTERS} filters: leave some out")
     return Scope(tuple(conditions), text)
 
 

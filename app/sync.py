@@ -122,8 +122,9 @@ def make_plan(
     plan.roots = [tree.root for tree in trees if tree.root not in refused]
     for tree in trees:
         if tree.root not in refused:
-            plan.skipped.extend(item for item in tree.skipped if item not in plan.skipped)
+            plan.skipped.extend(tree.skipped)
             plan.unlisted.update(tree.unlisted)
+    plan.skipped = list(dict.fromkeys(plan.skipped))  # those of folders within each other once
     if refused:
         plan.owners = {path: owner for path, owner in plan.owners.items() if not _in_any(path, refused)}
         plan.encode = [file for file in plan.encode if file.path in plan.owners]

@@ -251,12 +251,13 @@ def quantize(source: Path, target: Path) -> None:
     """Int8 weights for every matrix product of a float graph; activations are quantized as they come."""
     prepared = source.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    # What decides a bit is y = (h - W e - c) P: these two products are small, and stay exact.
+    # What decides a bit is y = (h - W e - c) P: these two products are small, and stay exact, as do a code's weights.
     nodes = onnx.load(prepared).graph.node
     exact = [
         n.name
         for n in nodes
-        if n.op_type == "MatMul" and any(part in i for part in ("binarizer", "/predict/") for i in [n.name, *n.input])
+        if n.op_type == "MatMul"
+        and any(part in i for part in ("binarizer", "/predict/", "/retrieval/weight/") for i in [n.name, *n.input])
     ]
     quantize_dynamic(
         prepared,

@@ -23,7 +23,7 @@ A generative reader (T5) has the same lower graph, and above it
 with baselines full.onnx (ids -> encoded), split-upper.onnx (of states) and a cross and decoder graph each.
 
 The upper encoder is two graphs because a passage that the early span head finds nothing in need not be finished: the
-last layer and the span head run on the best few.
+layers after the first and the span head run on the best few.
 
 Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
 The base W e(id) + c is a table in the upper graph and a product over the word table in the lower one, which has that
@@ -138,7 +138,7 @@ class StoredPart(GraphPart):
 
 
 class UpperGraph(StoredPart):
-    """Question states and stored bits -> joint states below the last layer; bits are unpacked in here."""
+    """Question states and stored bits -> joint states above the first layer; bits are unpacked in here."""
 
     def forward(
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor

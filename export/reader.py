@@ -9,7 +9,7 @@ The lower encoder sees the heading, so the body's bits know where they stand at 
 is read with the question on its own; logits are relative to the passage's null logit (the question's [CLS]
 position), so that spans of several passages are normalised together and "no answer" is the logit 0.
 
-Two layers above a split have little room to find which passage words the question repeats, and the ids say it
+The layers above a split have little room to find which passage words the question repeats, and the ids say it
 for nothing: `match_rank` > 0 adds a low-rank embedding of the token id to every token that also stands on the
 other side. It helps the split reader learn what a full reader gets from its lower layers.
 """
@@ -153,21 +153,29 @@ class UpperEncoder(nn.Module):
 
 
 class RetrievalHead(nn.Module):
-    """Mean of the lower states -> a code; a passage keeps its signs, a question its floats (BPR)."""
+    """
+    Mean of the lower states, weighted by what each says of itself -> a code.
+
+    A passage keeps the signs of its code, a question its floats (BPR). The weights are equal before training.
+    """
 
     def __init__(self, hidden_size: int, code_bits: int, pre_norm: bool = False) -> None:
         """With `pre_norm` each state is brought to length 1 first: before a layernorm the longest ones say least."""
         super().__init__()
+        self.weight = nn.Linear(hidden_size, 1, bias=False)
         self.dense = nn.Linear(hidden_size, code_bits)
         self.pre_norm = pre_norm
+        nn.init.zeros_(self.weight.weight)
 
-    def pool(self, h: Tensor, mask: Tensor) -> Tensor:
-        """Lower states (B, L, d) with their mask (B, L) -> their mean (B, d)."""
-        return mean_state(h / rms(h) if self.pre_norm else h, mask)
+    def level(self, h: Tensor) -> Tensor:
+        """Lower states (..., d) as the head reads them; doing it twice changes nothing."""
+        return h / rms(h) if self.pre_norm else h
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """Lower states (B, L, d) with their mask (B, L) -> code (B, c), before any sign is taken."""
-        return self.dense(self.pool(h, mask))
+        h = self.level(h)
+        weights = torch.where(mask[..., None], self.weight(h), MASKED).softmax(dim=1)
+        return self.dense((h * weights).sum(1))
 
 
 class PassageEncoder(nn.Module):

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -428,9 +429,8 @@ def train(
         _check_generative(model, recipe)
     torch.manual_seed(recipe.data.seed)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(checkpoint)
-    train_set = load_passages(files, tokenizer, recipe.data.window)
-    dev_set = load_passages(validation, tokenizer, recipe.data.window)
+    train_set = _passages(checkpoint, tuple(files), recipe.data.window)
+    dev_set = _passages(checkpoint, tuple(validation), recipe.data.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
         "checkpoint": checkpoint.resolve().name,
@@ -485,6 +485,12 @@ def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
         for loss in ("early", "sentences"):
             if getattr(recipe.step(step), loss):
                 raise ExportError(f"[{step}] {loss} is a loss of the extractive reader: leave it 0 for a T5")
+
+
+@lru_cache(maxsize=2)
+def _passages(checkpoint: Path, files: tuple[Path, ...], window: int) -> Sequence[Passage]:
+    """A study trains on the same files many times: they are read and tokenized once."""
+    return load_passages(files, load_tokenizer(checkpoint), window)
 
 
 def _same_shape(ours: SplitConfig, theirs: SplitConfig) -> bool:

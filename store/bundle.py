@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -37,6 +37,8 @@ DECIDES_STORED_BITS = (
     "passage_tokens",
     "heading_tokens",
 )
+REPAIR = "reinstall btr-assistant or export the bundle again"
+"""What to do about a file that is not as it was made."""
 READERS = ("extractive", "generative")
 GRAPHS = {"extractive": (LOWER, UPPER, SPAN), "generative": (LOWER, UPPER, CROSS, DECODER)}
 """By reader; all but the first decide how it answers."""
@@ -103,7 +105,7 @@ def check_calibration(null_logit: float, temperature: float, threshold: float) -
         ValueError: If a number is none or not finite, the temperature is not above 0, or the threshold not in 0..1.
     """
     for name, value in (("null_logit", null_logit), ("temperature", temperature), ("threshold", threshold)):
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # not math.isfinite: 10**400 is too
             raise ValueError(f"a {name} of {value!r}, which is no number")
     if temperature <= 0 or not 0 <= threshold <= 1:
         raise ValueError(f"a temperature of {temperature:g} and a threshold of {threshold:g}, which cannot be")
@@ -126,7 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a bundle, it has no {MANIFEST}: give another --bundle") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}): export the bundle again") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} is not a JSON object: export the bundle again")
@@ -162,6 +164,18 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def damaged(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """What is wrong with each file of a bundle that is not as it was made."""
+    found: dict[str, str] = {}
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            found[name] = "is missing"
+        elif file_hash(path) != expected:
+            found[name] = "is damaged, its hash differs"
+    return found
+
+
 def verify(folder: Path, manifest: Manifest) -> None:
     """
     Check every file of a bundle against its hash.
@@ -169,9 +183,5 @@ def verify(folder: Path, manifest: Manifest) -> None:
     Raises:
         ModelError: If a file is missing or differs.
     """
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(f"bundle {folder} lacks {name}: reinstall btr-assistant or export the bundle again")
-        if file_hash(path) != expected:
-            raise ModelError(f"{path} is damaged, its hash differs: reinstall btr-assistant or export the bundle again")
+    for name, what in damaged(folder, manifest).items():
+        raise ModelError(f"{folder / name} {what}: {REPAIR}")

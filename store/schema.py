@@ -113,3 +113,75 @@ def m003_anchors(db: Database) -> None:
     """Where a passage's text leaves the file's run. What is stored is the file's run: nothing is encoded again."""
     db.execute("ALTER TABLE passages ADD COLUMN anchors TEXT")
     db.execute("PRAGMA user_version = 3")
+
+
+@migrations()
+def m004_sessions(db: Database) -> None:
+    """What was asked in the chat, what came of it, which notes that quotes, and what a person said to it."""
+    for statement in (
+        """
+        CREATE TABLE sessions (
+            id INTEGER PRIMARY KEY,
+            name TEXT,
+            created_at INTEGER NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE turns (
+            id INTEGER PRIMARY KEY,
+            session_id INTEGER NOT NULL REFERENCES sessions(id) ON DELETE CASCADE,
+            asked_at INTEGER NOT NULL,
+            question TEXT NOT NULL,
+            read_as TEXT,
+            scope TEXT NOT NULL,
+            outcome TEXT NOT NULL,
+            verdict TEXT,
+            correction TEXT
+        )
+        """,
+        "CREATE INDEX turns_session ON turns(session_id)",
+        """
+        CREATE TABLE quotes (
+            turn_id INTEGER NOT NULL REFERENCES turns(id) ON DELETE CASCADE,
+            path TEXT NOT NULL,
+            PRIMARY KEY (turn_id, path)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX quotes_path ON quotes(path)",
+    ):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 4")
+
+
+@migrations()
+def m005_code_blocks(db: Database) -> None:
+    """Passage codes in blocks (`store.codes`). All are stale here: the writer that migrates packs them next."""
+    for statement in (
+        """
+        CREATE TABLE code_blocks (
+            block INTEGER PRIMARY KEY,
+            places BLOB NOT NULL,
+            owners BLOB NOT NULL,
+            codes BLOB NOT NULL
+        )
+        """,
+        "CREATE TABLE stale_codes (passage_id INTEGER PRIMARY KEY)",
+        """
+        CREATE TRIGGER passages_codes_ai AFTER INSERT ON passages BEGIN
+            INSERT OR IGNORE INTO stale_codes VALUES (new.id);
+        END
+        """,
+        """
+        CREATE TRIGGER passages_codes_ad AFTER DELETE ON passages BEGIN
+            INSERT OR IGNORE INTO stale_codes VALUES (old.id);
+        END
+        """,
+        """
+        CREATE TRIGGER passages_codes_au AFTER UPDATE OF id, document_id, code ON passages BEGIN
+            INSERT OR IGNORE INTO stale_codes VALUES (old.id), (new.id);
+        END
+        """,
+        "INSERT INTO stale_codes SELECT id FROM passages",
+    ):
+        db.execute(statement)
+    db.execute("PRAGMA user_version = 5")

@@ -6,14 +6,14 @@ sees it, and a file that comes back is revived without being encoded.
 
 Writing goes through one door, `_transaction`; a document with all its passages is one transaction, so a kill loses at
 most the document in flight. Readers open the file on their own connection and, in WAL mode, never wait for a writer.
-Reading uses the standard library's sqlite3 alone: sqlite-utils is imported when a store is made or written to.
+Reading uses the standard library's sqlite3 alone: sqlite-utils is imported when a store is made or migrated.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,22 +25,21 @@ import numpy as np
 import numpy.typing as npt
 
 from store.codec import Bits, token_arrays
+from store.codes import POINTERS, Blocks, Codes
 from store.errors import StoreError
-from store.fields import date_of, fields_of, folder_of
+from store.fields import TAG, date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
+from store.search import Chosen, Search, query_words
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x42545231
 """'BTR1'."""
+REVISION = "revision"
+"""The setting that counts what was written of notes: what a reader keeps in memory is valid until it changes."""
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
-
-_WORD = re.compile(r"\w+")
-_STOPWORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my of "
-    "on or our should so than that the their them then there these they this to us was we were what when where which "
-    "who whom whose why will with would you your".split()
-)
+EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
+_INDEX_FIRST = "run btr-assistant index FOLDER first"
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class Counts:
     deleted: int
     """Tombstones; counted nowhere else but in `store_bytes`."""
     encoded_bytes: int
-    """Token bits, scales and passage codes: all that is kept for reading and retrieval besides text."""
+    """Token bits, scales and passage codes, in their blocks too: all that is kept for reading and ranking but text."""
     store_bytes: int
     """Size of the file with its log."""
 
@@ -170,6 +169,9 @@ class TokenStore:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self.path = path
+        self._index, self._version = Codes.none(), (-1, -1)
+        self._rows_of: tuple[Scope, npt.NDArray[np.bool_] | None] | None = None
+        """The last scope that was asked for, and its rows of the code index."""
 
     @classmethod
     def create(cls, path: Path, fingerprint: str, model: str) -> TokenStore:
@@ -203,7 +205,7 @@ class TokenStore:
             StoreError: If there is no store, or it is corrupt, older, newer, or made with another bundle.
         """
         if not path.is_file() or path.stat().st_size == 0:
-            raise StoreError(f"no notes are indexed yet, {path} does not exist: run btr-assistant index FOLDER first")
+            raise StoreError(f"no notes are indexed yet, {path} does not exist: {_INDEX_FIRST}")
         store = cls._connect(path)
         try:
             store._check(fingerprint)
@@ -224,26 +226,32 @@ class TokenStore:
     def _migrate(self, fingerprint: str, model: str) -> None:
         """Bring a new or older file to this schema; leave anything that is not ours untouched."""
         version, application = self._pragma("user_version"), self._pragma("application_id")
-        empty = self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and application != APPLICATION_ID:
+        if not self._empty() and application != APPLICATION_ID:
             raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
         if version > SCHEMA_VERSION:
             return
+        self._connection.execute("PRAGMA journal_mode = WAL")  # a copy, or a killed restore, may have left another one
         if version < SCHEMA_VERSION:
             from sqlite_utils import Database
 
             from store.schema import migrations
 
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            migrations.apply(Database(self._connection, execute_plugins=False))
+            with _sound(self.path):
+                migrations.apply(Database(self._connection, execute_plugins=False))
         with self._transaction():
             rows = [("fingerprint", fingerprint), ("model", model)]
             self._connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
+
+    def _empty(self) -> bool:
+        """Nothing was ever written to this file, but perhaps the list of migrations, which stands before the first."""
+        return not self._rows("SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1")
 
     def _check(self, fingerprint: str | None) -> None:
         with _sqlite_errors(self.path):
             version, application = self._pragma("user_version"), self._pragma("application_id")
             if application != APPLICATION_ID:
+                if self._empty():  # a first run was cut off before its schema
+                    raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
                 raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
             if version > SCHEMA_VERSION:
                 raise StoreError(
@@ -255,11 +263,19 @@ class TokenStore:
                     "run btr-assistant index once to migrate it"
                 )
             made_with = self.setting("fingerprint")
+        if made_with is None:  # or before its settings
+            raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
         if fingerprint is not None and made_with != fingerprint:
+            roots = " ".join(shlex.quote(source.root) for source in self.sources()) or "FOLDER"
             raise StoreError(
-                f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: "
-                "move it away and run btr-assistant index again, or use the old bundle with --bundle"
+                f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: go back to "
+                f"{self.setting('model')} ({made_with} in btr-assistant model list) with btr-assistant model use, "
+                f"or move it away and run btr-assistant index {roots}"
             )
+
+    def damaged(self, reason: str) -> StoreError:
+        """The sentence for a store that holds what cannot be."""
+        return _damaged(self.path, reason)
 
     def close(self) -> None:
         """Close the connection; the store can be opened again."""
@@ -292,6 +308,7 @@ class TokenStore:
             ):  # the outermost one has first call
                 if source.root != root:
                     self._hand_over(root, source)
+            self._forget_turns("d.source_id = (SELECT id FROM sources WHERE root = ?)", (root,))
             self._connection.execute("DELETE FROM sources WHERE root = ?", (root,))
 
     def _hand_over(self, root: str, heir: Source) -> None:
@@ -370,8 +387,12 @@ class TokenStore:
         with self._transaction():
             for placement in placements:  # a path that no file can have, so that none is in the way of another
                 away = (f"\0{placement.document_id}", placement.document_id)
+                old = "(SELECT path FROM documents WHERE id = ?)"
+                self._connection.execute(f"UPDATE OR REPLACE quotes SET path = ? WHERE path = {old}", away)
                 self._connection.execute("UPDATE documents SET path = ? WHERE id = ?", away)
             for placement in placements:
+                moved = (placement.path, f"\0{placement.document_id}")
+                self._connection.execute("UPDATE OR REPLACE quotes SET path = ? WHERE path = ?", moved)
                 self._connection.execute("DELETE FROM documents WHERE path = ?", (placement.path,))
                 self._connection.execute("DELETE FROM failures WHERE path = ?", (placement.path,))
                 self._connection.execute(
@@ -388,7 +409,10 @@ class TokenStore:
                 )
                 if placement.tags is not None:
                     sql = "SELECT metadata FROM documents WHERE id = ?"
-                    metadata = json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                    with _sound(self.path):
+                        metadata = dict(
+                            json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
+                        )
                     self._put_fields(placement.document_id, metadata, placement.tags)
 
     def delete_documents(self, document_ids: Iterable[int], now: float) -> None:
@@ -399,15 +423,41 @@ class TokenStore:
             )
 
     def purge(self) -> None:
-        """Remove all tombstones with their passages, bits and search entries; `compact` wipes the file."""
+        """
+        Remove all tombstones with their passages, bits and search entries, and the turns of sessions that quote them.
+
+        `compact` wipes the file.
+        """
         with self._transaction():
+            self._forget_turns("d.deleted_at IS NOT NULL")
             self._connection.execute("DELETE FROM documents WHERE deleted_at IS NOT NULL")
 
-    def forget(self, document_ids: Iterable[int], failed: Iterable[str]) -> None:
-        """Remove documents with all that is theirs, and failures, in one transaction; `compact` wipes the file."""
+    def forget(
+        self,
+        document_ids: Iterable[int],
+        failed: Iterable[str],
+        turns: Iterable[int] = (),
+        names: Iterable[int] = (),
+    ) -> None:
+        """
+        Remove documents with all that is theirs, failures, turns, and the names of sessions, in one transaction.
+
+        The turns that are known to quote the documents go with them. `compact` wipes the file.
+        """
         with self._transaction():
-            self._connection.executemany("DELETE FROM documents WHERE id = ?", [(i,) for i in document_ids])
+            for document_id in document_ids:
+                self._forget_turns("d.id = ?", (document_id,))
+                self._connection.execute("DELETE FROM documents WHERE id = ?", (document_id,))
             self._connection.executemany("DELETE FROM failures WHERE path = ?", [(path,) for path in failed])
+            self._connection.executemany("DELETE FROM turns WHERE id = ?", [(i,) for i in turns])
+            self._connection.executemany("UPDATE sessions SET name = NULL WHERE id = ?", [(i,) for i in names])
+            self._connection.execute(EMPTY_SESSIONS)
+
+    def _forget_turns(self, condition: str, parameters: tuple[Any, ...] = ()) -> None:
+        """Remove the turns that quote documents for which a condition holds, and sessions that have none left."""
+        quoting = f"SELECT q.turn_id FROM quotes q JOIN documents d ON d.path = q.path WHERE {condition}"
+        self._connection.execute(f"DELETE FROM turns WHERE id IN ({quoting})", parameters)
+        self._connection.execute(EMPTY_SESSIONS)
 
     def compact(self) -> None:
         """Leave nothing in the file of what was removed, and give its room back."""
@@ -418,8 +468,10 @@ class TokenStore:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def rebuild_search(self) -> None:
-        """Make the search index anew from the passages."""
+        """Make the search index anew from the passages: their words and the blocks of their codes."""
         with self._transaction():
+            self._connection.execute("DELETE FROM code_blocks")
+            self._connection.execute("INSERT OR IGNORE INTO stale_codes SELECT id FROM passages")
             self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('rebuild')")
 
     def put_failure(self, source_id: int, path: str, reason: str) -> None:
@@ -442,12 +494,26 @@ class TokenStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """The one door for writing: all of it or nothing."""
-        with _sqlite_errors(self.path):
-            from sqlite_utils import Database
+        """
+        The one door for writing: all of it or nothing, with the code blocks of what changed.
 
-            with Database(self._connection, execute_plugins=False).atomic():
+        It takes the writer's lock at once: one that begins by reading is refused, and does not wait, where a session is
+        being saved.
+        """
+        with _sqlite_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
                 yield
+                Blocks(self._connection).pack()
+                self._connection.execute(
+                    "INSERT INTO settings VALUES (?, '1') "
+                    "ON CONFLICT(key) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
+                    (REVISION,),
+                )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.rollback()
+                raise
 
     # reading
 
@@ -463,11 +529,13 @@ class TokenStore:
 
     def setting(self, key: str) -> str | None:
         """One value of the settings snapshot."""
-        row = self._connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows("SELECT value FROM settings WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def _root(self, source_id: int) -> str:
-        return str(self._connection.execute("SELECT root FROM sources WHERE id = ?", (source_id,)).fetchone()[0])
+        with _sound(self.path):
+            ((root,),) = self._rows("SELECT root FROM sources WHERE id = ?", (source_id,))
+        return str(root)
 
     def sources(self) -> list[Source]:
         """Every folder or file that is kept in step, by path."""
@@ -475,16 +543,21 @@ class TokenStore:
             "SELECT s.id, s.root, COUNT(d.id) FROM sources s "
             "LEFT JOIN documents d ON d.source_id = s.id AND d.deleted_at IS NULL GROUP BY s.id ORDER BY s.root"
         )
-        return [Source(*row) for row in self._rows(sql)]
+        with _sound(self.path):
+            return [Source(*_typed(row, (int, str, int))) for row in self._rows(sql)]
 
     def documents(self) -> list[StoredDocument]:
         """Every document, tombstones included, by path."""
         sql = "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents ORDER BY path"
-        return [StoredDocument(*row) for row in self._rows(sql)]
+        types = (int, int, str, str, int, int, str, int | None)
+        with _sound(self.path):
+            return [StoredDocument(*_typed(row, types)) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
-        return [(row[0], row[1]) for row in self._rows("SELECT path, reason FROM failures ORDER BY path")]
+        rows = self._rows("SELECT path, reason FROM failures ORDER BY path")
+        with _sound(self.path):
+            return [(path, reason) for path, reason in (_typed(row, (str, str)) for row in rows)]
 
     def texts_of(self, document_id: int) -> list[str]:
         """Everything that is kept of a document as text."""
@@ -496,7 +569,21 @@ class TokenStore:
             "UNION ALL SELECT text FROM passages WHERE document_id = :id"
         )
         with _sqlite_errors(self.path):
-            return [text for (text,) in self._connection.execute(sql, {"id": document_id})]
+            rows = self._connection.execute(sql, {"id": document_id}).fetchall()
+        with _sound(self.path):
+            return [text for (text,) in (_typed(row, (str,)) for row in rows)]
+
+    def turn_texts(self) -> list[tuple[int, str]]:
+        """(turn id, everything that is kept of it as text, JSON undone)."""
+        sql = "SELECT id, question, read_as, scope, correction, outcome FROM turns"
+        return [
+            (turn_id, "\n".join([*filter(None, texts), *_strings(json.loads(outcome))]))
+            for turn_id, *texts, outcome in self._rows(sql)
+        ]
+
+    def session_names(self) -> list[tuple[int, str]]:
+        """(session id, name) of the sessions that a person named."""
+        return [(row[0], row[1]) for row in self._rows("SELECT id, name FROM sessions WHERE name IS NOT NULL")]
 
     def texts(self) -> Iterator[str]:
         """Everything that is kept as text, of whatever kind, the schema's own included."""
@@ -509,39 +596,85 @@ class TokenStore:
         yield from (sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
     def match(self, text: str, limit: int, scope: Scope = EVERYTHING) -> list[tuple[int, float]]:
-        """(passage id, score) of the best passages for any text by BM25, headings counted double; large is near."""
-        query = fts_query(text)
-        if not query:
+        """(passage id, score) of the best passages of a scope for any text by BM25; large is near."""
+        words, index, rows = query_words(text), self.code_index(), self.rows(scope)
+        ids = index.ids if rows is None else index.ids[rows]
+        if not words or not len(ids):
             return []
-        chosen, parameters = _chosen(scope)
-        sql = (
-            "SELECT rowid, -bm25(passages_fts, 2.0, 1.0) AS score FROM passages_fts "
-            f"WHERE passages_fts MATCH ? AND +rowid {chosen} ORDER BY bm25(passages_fts, 2.0, 1.0), rowid LIMIT ?"
-        )
-        return [(int(row[0]), float(row[1])) for row in self._rows(sql, (query, *parameters, limit))]
+        first, last, holds = int(ids[0]), int(ids[-1]), None
+        if len(ids) < len(index):
+            mask = np.zeros(last + 1, dtype=np.uint8)
+            mask[ids] = 1
+            holds = mask.tobytes().__getitem__
+        with _sqlite_errors(self.path):
+            return Search(self._connection, len(index), Chosen(len(ids), first, last, holds)).best(words, limit)
+
+    def code_index(self) -> Codes:
+        """Every passage's code, deleted documents' included; kept in memory until the store changes."""
+        with _sqlite_errors(self.path), _sound(self.path):
+            version = (self.revision(), self._connection.total_changes)
+            if version != self._version:
+                self._index, self._rows_of = Codes.none(), None
+                self._index = Blocks(self._connection).load()
+                self._version = version
+            return self._index
+
+    def rows(self, scope: Scope) -> npt.NDArray[np.bool_] | None:
+        """Which rows of the code index are of a scope (P,); None: all of them."""
+        index = self.code_index()
+        if self._rows_of is None or self._rows_of[0] != scope:
+            self._rows_of = (scope, self._chosen(index, scope))
+        return self._rows_of[1]
+
+    def _chosen(self, index: Codes, scope: Scope) -> npt.NDArray[np.bool_] | None:
+        if scope:
+            condition, parameters = scope.sql()
+            documents = self._ids(f"SELECT d.id FROM documents d WHERE {condition}", parameters)
+            return np.isin(index.owners, documents)
+        deleted = self._ids("SELECT id FROM documents WHERE deleted_at IS NOT NULL")
+        return np.isin(index.owners, deleted, invert=True) if len(deleted) else None
 
     def codes(self) -> tuple[npt.NDArray[np.int64], Bits]:
-        """Every passage's id (P,), ascending, and code (P, c / 8)."""
-        chosen, parameters = _chosen(EVERYTHING)
-        rows = self._rows(f"SELECT id, code FROM passages WHERE id {chosen} ORDER BY id", parameters)
-        ids = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-        codes = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.uint8)
-        return ids, codes.reshape(len(rows), -1) if rows else codes.reshape(0, 0)
+        """Every passage's id (P,), ascending, and code (P, c / 8); deleted documents' left out."""
+        index, rows = self.code_index(), self.rows(EVERYTHING)
+        chosen = np.arange(len(index)) if rows is None else np.flatnonzero(rows)
+        return index.ids[chosen].astype(np.int64), index.take(chosen)
 
     def passage_ids(self, scope: Scope) -> npt.NDArray[np.int64]:
         """The ids of all passages of a scope (P,)."""
-        chosen, parameters = _chosen(scope)
-        rows = self._rows(f"SELECT id FROM passages WHERE id {chosen} ORDER BY id", parameters)
-        return np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+        rows = self.rows(scope)
+        return self.code_index().ids[slice(None) if rows is None else rows].astype(np.int64)
 
     def count_notes(self, scope: Scope) -> int:
         """How many notes a scope holds."""
         condition, parameters = scope.sql()
         return int(self._rows(f"SELECT COUNT(*) FROM documents d WHERE {condition}", parameters)[0][0])
 
-    def data_version(self) -> int:
-        """A number that changes when another connection wrote to the store."""
-        return self._pragma("data_version")
+    def tags(self) -> list[str]:
+        """Every tag of the notes, folded."""
+        sql = (
+            "SELECT DISTINCT f.value FROM fields f JOIN documents d ON d.id = f.document_id "
+            "WHERE f.name = ? AND d.deleted_at IS NULL ORDER BY f.value"
+        )
+        return [value for (value,) in self._rows(sql, (TAG,))]
+
+    def folders(self) -> list[str]:
+        """The names of all folders that hold notes, folded, below and with those of the sources."""
+        found = self._rows("SELECT DISTINCT folder FROM documents WHERE deleted_at IS NULL")
+        return sorted({name for (path,) in found for name in path.split("/") if name})
+
+    def note(self, path: str, scope: Scope = EVERYTHING) -> list[StoredPassage] | None:
+        """All passages of one note in the order of its text; None where the scope has no note of exactly this path."""
+        condition, parameters = scope.sql()
+        found = self._rows(f"SELECT d.id FROM documents d WHERE d.path = ? AND {condition}", (path, *parameters))
+        if not found:
+            return None
+        sql = 'SELECT id FROM passages WHERE document_id = ? ORDER BY "start", id'
+        return self.passages([i for (i,) in self._rows(sql, found[0])])
+
+    def revision(self) -> int:
+        """A number that changes when notes were written to; what a session saves does not change it."""
+        return int(self.setting(REVISION) or 0)
 
     def passages(self, ids: Sequence[int]) -> list[StoredPassage]:
         """Passages by id, in the order asked for; those removed meanwhile are left out."""
@@ -551,7 +684,9 @@ class TokenStore:
             "WHERE d.deleted_at IS NULL AND p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        found = {row[0]: StoredPassage(*(*row[:-1], _anchors(row[-1]))) for row in rows}
+        types = (int, str, str, int, int, int, int, int, int | None, str, str, int, str | None)
+        with _sound(self.path):
+            found = {row[0]: StoredPassage(*(*_typed(row, types)[:-1], _anchors(row[-1]))) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def token_bits(self, ids: Sequence[int]) -> dict[int, tuple[Bits, npt.NDArray[np.float16]]]:
@@ -561,7 +696,14 @@ class TokenStore:
             "WHERE p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        return {row[0]: token_arrays(row[1], row[2], row[3]) for row in rows}
+        with _sound(self.path):
+            return {row[0]: token_arrays(*_typed(row, (int, bytes, bytes, int))[1:]) for row in rows}
+
+    def size(self) -> tuple[int, int]:
+        """Notes and passages, without reading a passage."""
+        notes = self._rows("SELECT COUNT(*) - COUNT(deleted_at) FROM documents")[0][0]
+        rows = self.rows(EVERYTHING)
+        return notes, len(self.code_index()) if rows is None else int(rows.sum())
 
     def counts(self) -> Counts:
         """Notes, passages, tokens, failures and bytes."""
@@ -569,11 +711,12 @@ class TokenStore:
         failed = self._rows("SELECT COUNT(*) FROM failures")[0][0]
         sql = (
             "SELECT COUNT(*), COALESCE(SUM(p.tokens), 0), "
-            "COALESCE(SUM(LENGTH(p.code) + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
+            f"COALESCE(SUM(2 * LENGTH(p.code) + {POINTERS} + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
             "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )
-        passages, tokens, encoded_bytes = self._rows(sql)[0]
+        with _sound(self.path):
+            passages, tokens, encoded_bytes = _typed(self._rows(sql)[0], (int, int, int))
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         store_bytes = sum(file.stat().st_size for file in files if file.exists())
         return Counts(notes, passages, tokens, failed, deleted, encoded_bytes, store_bytes)
@@ -582,17 +725,15 @@ class TokenStore:
         with _sqlite_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
+    def _ids(self, sql: str, parameters: tuple[Any, ...] = ()) -> npt.NDArray[np.int64]:
+        """The first column of a query, never as rows."""
+        with _sqlite_errors(self.path):
+            found = self._connection.execute(sql, parameters)
+            with _sound(self.path):
+                return np.fromiter((row[0] for row in found), dtype=np.int64)
+
     def _pragma(self, name: str) -> int:
-        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _chosen(scope: Scope) -> tuple[str, tuple[str | int, ...]]:
-    """What a passage's id must be for it to be of a scope: "IN (...)", or "NOT IN" the few that are deleted."""
-    joined = "SELECT p.id FROM documents d JOIN passages p ON p.document_id = d.id WHERE"
-    if not scope:
-        return f"NOT IN ({joined} d.deleted_at IS NOT NULL)", ()
-    condition, parameters = scope.sql()
-    return f"IN ({joined} {condition})", parameters
+        return int(self._rows(f"PRAGMA {name}")[0][0])
 
 
 def is_inside(path: str, root: str) -> bool:
@@ -600,19 +741,17 @@ def is_inside(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def fts_query(text: str) -> str:
-    """
-    Any text -> an FTS5 query that cannot be a syntax error: its words, quoted, joined by OR.
-
-    Words that carry nothing are left out, unless there is nothing else.
-    """
-    words = list(dict.fromkeys(word.lower() for word in _WORD.findall(text)))
-    content = [word for word in words if word not in _STOPWORDS] or words
-    return " OR ".join(f'"{word}"' for word in content[:64])
-
-
 def _anchors(stored: str | None) -> tuple[tuple[int, int, int, int | None], ...]:
     return tuple((offset, start, line, page) for offset, start, line, page in json.loads(stored or "[]"))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in what JSON can hold."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def _marks(ids: Sequence[int]) -> str:
@@ -626,7 +765,7 @@ def _last_id(cursor: sqlite3.Cursor) -> int:
 
 @contextmanager
 def _sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors that a person can act on, as sentences; anything else is a bug and passes through."""
+    """SQLite's errors as sentences; what only wrong SQL can cause is a bug and passes through."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -637,10 +776,44 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
             raise StoreError(f"the disk of {path} is full: make room, then index again, nothing was lost") from error
         if "readonly" in text or "unable to open" in text or "disk I/O" in text:
             raise StoreError(f"{path} cannot be used ({text}): check its permissions and its disk") from error
+        if "syntax error" in text or "too many" in text or "too large" in text:
+            raise
+        raise _damaged(path, error) from error  # tables, columns or text that are not what the schema says
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
         raise
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB"):
-            raise StoreError(
-                f"{path} is not a readable store ({error}): move it away and run btr-assistant index again"
-            ) from error
-        raise
+    except sqlite3.IntegrityError as error:
+        if "NOT NULL" in str(error):  # a value that the caller gave
+            raise
+        raise _damaged(path, error) from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second is SQLite's message, torn like the page
+        raise _damaged(path, error) from error
+
+
+@contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Values that a sound store cannot hold, as a sentence."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception | str) -> StoreError:
+    reason = " ".join(str(error).split())[:200]
+    return StoreError(
+        f"{path} is not a readable store ({reason}): run btr-assistant restore BACKUP, or move it away and run "
+        "btr-assistant index again"
+    )
+
+
+def _typed(row: Sequence[Any], types: Sequence[Any]) -> Sequence[Any]:
+    """
+    A row whose values have the types of its columns; SQLite itself holds anything anywhere.
+
+    Raises:
+        TypeError: If one has not.
+    """
+    for value, expected in zip(row, types, strict=True):
+        if not isinstance(value, expected):
+            raise TypeError(f"a {type(value).__name__} where there is none")
+    return row

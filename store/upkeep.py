@@ -8,21 +8,25 @@ stood there is gone: SQLite would replay it into the new file.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from store.codec import SCALE_DTYPE
+from store.codes import Blocks
 from store.errors import BusyError, StoreError, UsageError
 from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore, _sqlite_errors
 
 KEPT = ".before-restore"
 """Ending of the store that a restored one took the place of."""
+_PART = ".restoring"
+"""Ending of a copy that is about to become the store."""
 LOGS = ("-wal", "-shm", "-journal")
 """Endings of the files that SQLite keeps beside a store."""
 _MOST_PROBLEMS = 5
@@ -109,13 +113,17 @@ def references(path: Path) -> Finding:
 
 
 def search_index(path: Path) -> Finding:
-    """Whether the search index holds exactly the words of the passages; nothing is written."""
+    """Whether the search index holds exactly the words and codes of the passages; nothing is written."""
     with _connection(path) as connection:
         connection.execute("BEGIN IMMEDIATE")  # the check is spelled as an insertion, and takes a writer's lock
         try:
             rows = _tried(connection, "INSERT INTO passages_fts (passages_fts, rank) VALUES ('integrity-check', 1)")
         finally:
             connection.execute("ROLLBACK")
+        try:
+            rows += itertools.islice(Blocks(connection).problems(), _MOST_PROBLEMS)
+        except sqlite3.DatabaseError as error:
+            rows.append(str(error))
     return Finding("search index", tuple(rows))
 
 
@@ -186,7 +194,7 @@ def restore(backup: Path, store: Path, fingerprint: str, model: str) -> Path | N
         StoreError: If the backup is none that can be used, or cannot be copied.
     """
     check_usable(backup, fingerprint)
-    part, kept = beside(store, ".restoring"), beside(store, KEPT)
+    part, kept = beside(store, _PART), beside(store, KEPT)
     try:
         store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove(part)
@@ -211,6 +219,12 @@ def restore(backup: Path, store: Path, fingerprint: str, model: str) -> Path | N
     finally:
         _remove(part)
     return kept if replaced else None
+
+
+def discard_part(store: Path) -> None:
+    """Remove what a restore that was killed has left: it holds the notes' text. The caller holds the writer's lock."""
+    with suppress(OSError):
+        _remove(beside(store, _PART))
 
 
 def _copy(source: Path, target: Path, journal: str) -> None:

@@ -57,6 +57,14 @@ def bundle() -> Bundle:
     return Bundle.open(EMBEDDED_BUNDLE)
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the smallest reader, for what asks many processes or a great many passages."""
+    from tests.tiny import bundle  # torch
+
+    return bundle(tmp_path_factory.mktemp("tiny"))
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     """An empty folder of notes with a name that is not easy."""

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = set(
     "torch transformers optimum textual onnxruntime tokenizers sqlite_utils markdown_it pypdfium2 mammoth "
-    "pathspec watchfiles".split()
+    "pathspec watchfiles aiohttp mcp".split()
 )
 
 ASK = """
@@ -77,9 +77,11 @@ def test_the_layers_hold() -> None:
 
 @pytest.mark.parametrize("package", ["app", "store", "export"])
 def test_no_module_talks_to_the_network(package: str) -> None:
-    """No module of ours imports a network library, not even inside a function."""
+    """No module of ours but the web server imports a network library, not even inside a function."""
     network = {"socket", "ssl", "http", "urllib", "urllib3", "requests", "httpx", "aiohttp", "ftplib", "smtplib"}
     for path in (ROOT / package).rglob("*.py"):
+        if path == ROOT / "app" / "serve.py":
+            continue  # the one that listens
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

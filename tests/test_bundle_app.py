@@ -49,7 +49,7 @@ def test_a_damaged_file_is_refused(copy: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [LOWER, UPPER, TOKENIZER])
 def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    with pytest.raises(ModelError, match=f"lacks {name}: reinstall btr-assistant or export"):
+    with pytest.raises(ModelError, match=f"{name} is missing: reinstall btr-assistant or export"):
         Bundle.open(copy)
 
 

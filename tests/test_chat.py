@@ -15,26 +15,22 @@ from textual.widget import Widget
 from textual.widgets import Static
 from textual.worker import WorkerFailed
 
-from app.assistant import Answer, Assistant, Candidate, Source, Timings
+from app.assistant import Answer, Candidate, Source, Timings
 from app.bundle import Bundle
-from app.chat import (
-    NO_QUESTION,
-    AssistantEngine,
-    Card,
-    ChatApp,
-    Engine,
-    Help,
-    QuestionBox,
-    editor_command,
-    likelihood,
-    marked_quote,
-    run_chat,
-)
+from app.chat import run_chat
+from app.chat.app import ChatApp
+from app.chat.box import NO_QUESTION, QuestionBox
+from app.chat.cards import Card, marked_quote
+from app.chat.engine import AssistantEngine, Engine, Indexed, Progress
+from app.chat.screens import Help
+from app.chat.settings import Settings
+from app.chat.words import editor_command, likelihood
 from app.indexer import writer_lock
 from app.places import EMBEDDED_BUNDLE, Places
 from app.reader import Cancelled
 from store.errors import BusyError, StoreError, UsageError
 from store.scope import Scope
+from store.sessions import SessionStore
 from tests.conftest import new_store, run_index
 
 QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
@@ -54,10 +50,21 @@ ABSTAINED = replace(
 
 
 class QuietEngine:
-    """Has no notes that changed."""
+    """Has no notes that changed, and keeps no sessions."""
 
-    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
+    sessions: SessionStore | None = None
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def rescan(self, progress: Progress, cancelled: Callable[[], bool]) -> list[str]:
         return []
+
+    def index(self, folder: str, progress: Progress, cancelled: Callable[[], bool]) -> list[str]:
+        return []
+
+    def notes(self) -> int:
+        return 2
 
     def count_notes(self, scope: Scope) -> int:
         return 12
@@ -67,6 +74,7 @@ class InstantEngine(QuietEngine):
     """Gives the same answer to everything, or raises it."""
 
     def __init__(self, outcome: Answer | Exception) -> None:
+        super().__init__()
         self.outcome = outcome
         self.asked: list[str] = []
         self.scopes: list[str] = []
@@ -86,6 +94,7 @@ class SlowEngine(QuietEngine):
     """Reads until it is cancelled, or five seconds, so that a broken cancel fails and does not hang."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.reading = threading.Event()
         self.gave_up = threading.Event()
 
@@ -106,6 +115,7 @@ class DeafEngine(QuietEngine):
     """Does not look at `cancelled`: answers "slow" when released and anything else at once."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.reading = threading.Event()
         self.released = threading.Event()
         self.returned = threading.Event()
@@ -119,6 +129,19 @@ class DeafEngine(QuietEngine):
 
     def status(self) -> str:
         return "deaf"
+
+
+class WritingEngine(InstantEngine):
+    """Tells half of an answer and the rest when released."""
+
+    def __init__(self) -> None:
+        super().__init__(ANSWER)
+        self.released = threading.Event()
+
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
+        told("half of [red]it")
+        self.released.wait(10)
+        return super().ask(question, scope=scope, cancelled=cancelled, told=told)
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
@@ -213,6 +236,17 @@ async def test_escape_cancels_a_slow_reader_and_nothing_blocks_meanwhile() -> No
 
 
 @pytest.mark.asyncio
+async def test_an_answer_is_shown_as_it_is_written() -> None:
+    engine = WritingEngine()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "when?")
+        await until(pilot, lambda: bool(cards(pilot)) and "half of [red]it …" in text(cards(pilot)[0]))
+        engine.released.set()
+        await until(pilot, lambda: not cards(pilot)[0].waiting)
+        assert "half of" not in text(cards(pilot)[0])
+
+
+@pytest.mark.asyncio
 async def test_a_superseded_question_stays_silent_though_its_thread_goes_on() -> None:
     engine = DeafEngine()
     async with ChatApp(lambda: engine).run_test() as pilot:
@@ -255,7 +289,9 @@ async def test_an_answer_under_an_open_palette_is_shown() -> None:
 async def test_markup_and_control_characters_of_notes_are_shown_and_not_obeyed() -> None:
     quote = "see [bold]x[/bold] and [/] and \x1b[2Jgone"
     source = replace(SOURCE, path="/notes/[red]a.md", heading="[/] A", quote=quote)
-    answer = replace(ANSWER, answer="[bold]x[/bold]", sources=[source], candidates=ANSWER.candidates)
+    answer = replace(
+        ANSWER, answer="[bold]x[/bold]", sources=[source], candidates=[Candidate("[bold]x[/bold]", 0.8, "a", 1)]
+    )
     engine = InstantEngine(answer)
     async with ChatApp(lambda: engine).run_test() as pilot:
         card = await answered(pilot, "[/] what?")
@@ -298,12 +334,10 @@ async def test_a_question_typed_while_the_notes_open_is_answered_when_they_have(
         await until(pilot, lambda: cards(pilot)[0].answer is not None)
 
 
-def test_an_error_in_opening_ends_the_chat_with_its_sentence() -> None:
-    def no_store() -> Assistant:
-        raise StoreError("no notes are indexed yet")
-
-    with pytest.raises(StoreError, match="no notes are indexed yet"):
-        run_chat(no_store, headless=True)
+def test_an_error_in_opening_ends_the_chat_with_its_sentence(own_sample: Places) -> None:
+    own_sample.store.write_bytes(b"x" * 4096)
+    with pytest.raises(StoreError, match="is not a readable store"):
+        run_chat(own_sample, Settings(), headless=True)
 
 
 @pytest.mark.asyncio
@@ -444,34 +478,35 @@ class RescanningEngine(InstantEngine):
         super().__init__(ANSWER)
         self.found = outcome
         self.over, self.gave_up = threading.Event(), threading.Event()
-        self.notes = 2
+        self.found_notes = 2
 
-    def rescan(self, progress: Callable[[str], None], cancelled: Callable[[], bool]) -> list[str]:
-        progress("1 of 2 changed notes indexed")
+    def rescan(self, progress: Progress, cancelled: Callable[[], bool]) -> list[str]:
+        progress(Indexed(1, 2, first=False, seconds_left=61))
         late = time.monotonic() + 5
         while not self.over.is_set() and time.monotonic() < late:
             if cancelled():
                 self.gave_up.set()
                 raise Cancelled
             time.sleep(0.005)
-        self.notes = 3
+        self.found_notes = 3
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
 
     def status(self) -> str:
-        return f"{self.notes} notes"
+        return f"{self.found_notes} notes"
 
 
 @pytest.mark.asyncio
 async def test_changed_notes_are_looked_for_while_questions_are_answered() -> None:
     engine = RescanningEngine([])
     async with ChatApp(lambda: engine).run_test() as pilot:
-        header = pilot.app.query_one("#header")
-        await until(pilot, lambda: content(header, "#status").plain == "2 notes · 1 of 2 changed notes indexed")
+        await until(pilot, lambda: content(pilot.app.screen, "#progress").plain.startswith("▰▰▰▰▰▱▱▱▱▱"))
+        assert content(pilot.app.screen, "#progress").plain.endswith("1 of 2 changed notes indexed · 1:01 left")
         assert (await answered(pilot)).answer is not None
         engine.over.set()
-        await until(pilot, lambda: content(header, "#status").plain == "3 notes")
+        await until(pilot, lambda: content(pilot.app.screen, "#status").plain == "3 notes")
+        assert not pilot.app.query_one("#progress").display
         assert notices(pilot) == []
 
 
@@ -502,7 +537,7 @@ async def test_whatever_comes_of_looking_for_changed_notes_is_a_notice(
 async def test_leaving_the_chat_does_not_wait_for_the_search_for_changed_notes() -> None:
     engine = RescanningEngine([])
     async with ChatApp(lambda: engine).run_test() as pilot:
-        await until(pilot, lambda: "changed notes" in content(pilot.app.query_one("#header"), "#status").plain)
+        await until(pilot, lambda: "changed notes" in content(pilot.app.screen, "#progress").plain)
         await pilot.press("ctrl+q")
     assert engine.gave_up.wait(5)
 
@@ -514,24 +549,26 @@ def test_the_assistant_indexes_what_changed_unless_told_otherwise(notes: Path, t
     (notes / "b.md").write_text("Beta.")
     (notes / "bad.md").write_bytes(b"\0")
     places = Places(tmp_path / "store.db", EMBEDDED_BUNDLE, "cpu", tmp_path)
-    with Assistant.open(places) as assistant:
-        progress: list[str] = []
-        assert AssistantEngine(assistant, None).rescan(progress.append, lambda: False) == []
-        assert assistant.counts().notes == 1
-        engine = AssistantEngine(assistant, places.lock)
-        assert engine.rescan(progress.append, lambda: False) == [
-            "1 notes could not be indexed: see btr-assistant status --failed"
-        ]
+    progress: list[str] = []
+
+    def show(done: Indexed) -> None:
+        progress.append(done.words)
+
+    with AssistantEngine(places, rescans=False) as engine:
+        assert engine.open().rescan(show, lambda: False) == []
+        assert engine.notes() == 1
+    with AssistantEngine(places) as engine:
+        engine.open()
+        assert engine.rescan(show, lambda: False) == ["1 notes could not be indexed: see btr-assistant status --failed"]
         assert progress[-1] == "2 of 2 changed notes indexed"
-        assert (assistant.counts().notes, len(assistant.search("beta", 5))) == (2, 2)
-        assert engine.count_notes(Scope()) == 2
+        assert (engine.notes(), engine.count_notes(Scope())) == (2, 2)
         (notes / "a.md").unlink()
         (notes / "b.md").unlink()
         (notes / "bad.md").unlink()
-        (sentence,) = engine.rescan(progress.append, lambda: False)
+        (sentence,) = engine.rescan(show, lambda: False)
         assert "2 of 2 notes" in sentence
         with pytest.raises(BusyError), writer_lock(places.lock):
-            engine.rescan(progress.append, lambda: False)
+            engine.rescan(show, lambda: False)
         (notes / "c.md").write_text("Gamma.")
         with pytest.raises(Cancelled):
-            engine.rescan(progress.append, lambda: True)
+            engine.rescan(show, lambda: True)

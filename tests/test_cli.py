@@ -17,15 +17,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app import __version__, cli
-from app.assistant import Assistant
-from app.cli import _ProgressLine
+from app.chat.settings import Settings
+from app.cli_index import _ProgressLine
 from app.formats.base import decode
 from app.indexer import Progress, writer_lock
 from app.places import EMBEDDED_BUNDLE, Places, resolve
@@ -132,19 +131,25 @@ def test_a_store_without_passages_finds_nothing(run: Run, notes: Path) -> None:
 def test_without_a_command_the_chat_opens_over_the_places_of_the_flags(
     run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[tuple[Path, Path | None]] = []
+    opened: list[tuple[Path, dict[str, object]]] = []
 
-    def run_chat(open_assistant: Callable[[], Assistant], *, lock: Path | None) -> None:
-        with open_assistant() as assistant:
-            opened.append((assistant.store.path, lock))
+    def run_chat(places: Places, settings: Settings, **options: object) -> None:
+        opened.append((places.store, options))
 
     monkeypatch.setattr("app.chat.run_chat", run_chat)
-    refused(run("--store", own_sample.store), 2, "the chat needs a terminal: use btr-assistant ask")
-    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
-    assert run("--store", own_sample.store) == Outcome(0, "", "")
-    assert run("--store", own_sample.store, "--no-rescan") == Outcome(0, "", "")
-    assert opened == [(own_sample.store, resolve(str(own_sample.store)).lock), (own_sample.store, None)]
-    refused(run("--store", own_sample.state / "nowhere.db"), 3, "no notes are indexed yet")
+    refused(run("--store", own_sample.store), 2, "the chat needs a terminal: use btr-assistant ask", "chat --plain")
+    refused(run("chat"), 2, "the chat needs a terminal")
+    monkeypatch.setattr("app.cli_sessions.on_terminal", lambda: True)
+    for arguments in ([], ["--no-rescan"], ["chat"], ["chat", "--no-save", "--resume", 3, "--no-rescan"]):
+        assert run("--store", own_sample.store, *arguments) == Outcome(0, "", "")
+    usual = {"rescan": True, "save": True, "resume": None}
+    assert [options for _, options in opened] == [
+        usual,
+        {**usual, "rescan": False},
+        usual,
+        {"rescan": False, "save": False, "resume": 3},
+    ]
+    assert {store for store, _ in opened} == {own_sample.store}
 
 
 def test_a_bug_is_told_from_an_abstention(
@@ -252,8 +257,11 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
     }
     sizes = "SELECT SUM(LENGTH(bits) + LENGTH(scale) + LENGTH(code)) FROM passages JOIN token_bits ON passage_id = id"
     ((encoded,),) = rows(own_sample.store, sizes)
+    ((blocks,),) = rows(
+        own_sample.store, "SELECT SUM(LENGTH(places) + LENGTH(owners) + LENGTH(codes)) FROM code_blocks"
+    )
     assert (found["notes"], found["failed"], found["schema_version"]) == (6, 0, 1)
-    assert found["bytes_per_token"] == round(encoded / found["tokens"], 2)
+    assert found["bytes_per_token"] == round((encoded + blocks) / found["tokens"], 2)
     assert found["store_bytes"] >= own_sample.store.stat().st_size
 
 
@@ -417,7 +425,7 @@ def test_a_removal_that_is_not_confirmed_changes_nothing(
     note_files(notes, a=BOILER)
     run("index", notes)
     before = contents(home / "store.db")
-    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
+    monkeypatch.setattr("app.cli_index.on_terminal", lambda: True)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     assert run("sources", "remove", notes).code == 130
     assert contents(home / "store.db") == before
@@ -710,10 +718,10 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("PRAGMA user_version = 99", ["has schema 99, this version knows 3: upgrade btr-assistant"]),
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 5: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
-            ["was made with bundle feedfeedfeedfeed", "move it away and run", "--bundle"],
+            ["was made with bundle feedfeedfeedfeed", "move it away and run", "/notes", "model use"],
         ),
     ],
     ids=["newer", "other bundle"],
@@ -1022,11 +1030,11 @@ def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, 
     store = tmp_path / "store.db"
     shutil.copy(sample.store, store)
     path = questions_file(tmp_path, times=6)
-    before = rows(store, "SELECT key, value FROM settings ORDER BY key")
+    before = rows(store, "SELECT key, value FROM settings WHERE key != 'revision' ORDER BY key")
     outcome = run("--store", store, "calibrate", path, "--dry-run")
     assert outcome.code == 0
     assert [line.split()[0] for line in outcome.out.splitlines()] == ["null_logit", "temperature", "threshold"]
-    assert rows(store, "SELECT key, value FROM settings ORDER BY key") == before
+    assert rows(store, "SELECT key, value FROM settings WHERE key != 'revision' ORDER BY key") == before
     assert run("--store", store, "calibrate", path).out == outcome.out
     kept = dict(rows(store, "SELECT key, value FROM settings"))["calibration"]
     numbers = [f"{value:g}" for name, value in json.loads(kept).items() if name != "reader"]
@@ -1037,7 +1045,7 @@ def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, 
     execute("UPDATE settings SET value = 'x' WHERE key = 'calibration'", store)
     refused(run("--store", store, "ask", QUESTION), 3, "calibrate --reset")
     assert run("--store", store, "calibrate", "--reset").code == 0
-    assert rows(store, "SELECT key, value FROM settings ORDER BY key") == before
+    assert rows(store, "SELECT key, value FROM settings WHERE key != 'revision' ORDER BY key") == before
 
 
 def test_calibrate_needs_enough_questions_of_both_kinds(run: Run, sample: Places, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generative")
     data = [questions(folder / "train.jsonl")]
     steps = {
-        step: replace(T5_RECIPE.step(step), steps=count, lr=4e-3, head_lr=4e-3)
-        for step, count in (("full", 160), ("decomposed", 40), ("binarized", 60))
+        step: replace(T5_RECIPE.step(step), steps=count, lr=6e-3, head_lr=6e-3)
+        for step, count in (("full", 100), ("decomposed", 20), ("binarized", 30))
     }
     recipe = replace(T5_RECIPE, **steps, data=replace(T5_RECIPE.data, pair_tokens=512))
     train(t5_checkpoint(folder / "t5"), data, data, folder / "run", recipe, eval_every=1000, save_every=1000)

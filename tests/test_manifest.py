@@ -107,5 +107,5 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"upper\.onnx is damaged"):
         verify(tmp_path, made)
     (tmp_path / UPPER).unlink()
-    with pytest.raises(ModelError, match=r"lacks upper\.onnx"):
+    with pytest.raises(ModelError, match=r"upper\.onnx is missing"):
         verify(tmp_path, made)

@@ -49,9 +49,10 @@ def test_a_tilde_is_home_and_an_unknown_user_is_just_a_name(monkeypatch: pytest.
     [
         (b"store = ", "cannot be read"),
         (b"store = '\xff'", "cannot be read"),
-        (b"stroe = '/a'", "the entry stroe = '/a': known are store, bundle, device"),
-        (b"device = 1", "the entry device = 1: known are"),
-        (b"[store]\na = 1", "the entry store = "),
+        (b"stroe = '/a'", "the entry stroe, which nobody knows: known are store, bundle, device"),
+        (b"device = 1", r"has device = 1, which is no text: write it as device = \"\.\.\.\""),
+        (b"device = ''", 'has device = "", which is no text'),
+        (b"[store]\na = 1", 'has store = {"a": 1}, which is no text'),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(home: Path, text: bytes, says: str) -> None:

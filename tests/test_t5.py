@@ -122,6 +122,18 @@ def test_the_full_reader_is_transformers_t5_over_the_passages_of_a_question(fold
     assert (generation.attention.sum(1) > 0).all() and (generation.attention.sum(1) < 1).all()
 
 
+def test_a_code_is_of_directions_so_no_long_state_outweighs_the_others(folder: Path) -> None:
+    """Before a layernorm a state's length says nothing, and half precision has no room for some."""
+    torch.manual_seed(0)
+    head = SplitT5(load_t5(folder), SPLIT).retrieval
+    h, mask = torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool)
+    lengths = torch.tensor([1, 1e3, 1, 1e6, 1e-2])[None, :, None]
+    with torch.no_grad():
+        head.weight.weight.normal_()
+    assert torch.allclose(head(h * lengths, mask), head(h, mask), atol=1e-4)
+    assert torch.allclose(head(head.level(h * lengths).half().float(), mask), head(h, mask), atol=1e-2)
+
+
 def test_several_passages_stand_next_to_the_right_one(folder: Path) -> None:
     batch = one_batch(folder, second=1.0, others=2)
     assert set(batch.slot.bincount(minlength=3).tolist()[1:]) != {0}
@@ -175,7 +187,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         ({"upper_layers": 0}, "1 to 3 above"),
         ({"binarizer": "odd"}, "there is no binarizer 'odd'"),
         ({"match_rank": 4}, "match_rank is the extractive reader's"),
-        ({"lower_width": 8}, "lower width 8 does not fit"),
+        ({"lower_width": 8}, "lower_width is the extractive reader's"),
     ],
 )
 def test_a_split_that_cannot_be_is_refused(folder: Path, changed: dict[str, object], sentence: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from store.errors import StoreError
 from store.scope import Folder, Scope
-from store.tokens import SCHEMA_VERSION, UNREAD, NewDocument, NewPassage, Placement, TokenStore, fts_query
+from store.search import fts_query
+from store.tokens import SCHEMA_VERSION, UNREAD, NewDocument, NewPassage, Placement, TokenStore
 
 FINGERPRINT = "0123456789abcdef"
 
@@ -99,12 +100,12 @@ def test_a_failed_add_leaves_nothing(store: TokenStore) -> None:
     assert store.match("half", 5) == []
 
 
-def test_counts_are_bytes_of_bits_scales_and_codes_over_tokens(store: TokenStore) -> None:
+def test_counts_are_bytes_of_bits_scales_and_codes_with_their_blocks_over_tokens(store: TokenStore) -> None:
     store.put_document(store.add_source("/notes"), document(), [passage("one", tokens=3), passage("two", tokens=5)])
     counts = store.counts()
     assert (counts.notes, counts.passages, counts.tokens) == (1, 2, 8)
-    assert counts.encoded_bytes == 8 * (2 + 2) + 2 * 4
-    assert counts.bytes_per_token == 5.0
+    assert counts.encoded_bytes == 8 * (2 + 2) + 2 * (4 + 4 + 6)
+    assert counts.bytes_per_token == 7.5
     assert counts.store_bytes >= 4096
 
 
@@ -156,15 +157,17 @@ def test_a_reader_sees_committed_documents_while_a_writer_is_at_work(store: Toke
     source = store.add_source("/notes")
     store.put_document(source, document(), [passage("first")])
     with TokenStore.open(store.path, FINGERPRINT) as reader:
-        before = reader.data_version()
+        before, index = reader.revision(), reader.code_index()
         with pytest.raises(RuntimeError), store._transaction():
             store._connection.execute("DELETE FROM documents")
             assert reader.counts().notes == 1  # neither blocked nor shown what is not committed
             raise RuntimeError
-        assert reader.data_version() == before
+        assert reader.revision() == before
+        assert reader.code_index() is index
         store.put_document(source, document("/notes/b.md"), [passage("second")])
         assert reader.counts().notes == 2
-        assert reader.data_version() != before
+        assert reader.revision() != before
+        assert len(reader.code_index()) == 2
 
 
 def test_a_snapshot_shows_one_state_whatever_is_written_meanwhile(store: TokenStore) -> None:
@@ -262,12 +265,12 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(store: TokenStore) -> Non
 
 def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     """Released migrations never change: this list changes only together with SCHEMA_VERSION."""
-    assert SCHEMA_VERSION == 3
+    assert SCHEMA_VERSION == 4
     rows = store._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     names = [name for (name,) in rows if not name.startswith(("passages_fts_", "sqlite_"))]
     assert names == [
-        "_sqlite_migrations", "documents", "failures", "fields", "passages", "passages_fts", "settings",
-        "sources", "token_bits",
+        "_sqlite_migrations", "code_blocks", "documents", "failures", "fields", "passages", "passages_fts", "quotes",
+        "sessions", "settings", "sources", "stale_codes", "token_bits", "turns",
     ]  # fmt: skip
     for column in ("code", "start", "line", "heading", "anchors"):
         assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
@@ -289,7 +292,7 @@ def test_nothing_sees_a_deleted_document_until_it_is_back(store: TokenStore) -> 
     store.delete_documents([gone], now=1_700_000_000.5)
     counts = store.counts()
     assert (counts.notes, counts.passages, counts.tokens, counts.deleted) == (1, 1, 3, 1)
-    assert counts.bytes_per_token == pytest.approx((3 * 4 + 4) / 3)
+    assert counts.bytes_per_token == pytest.approx((3 * 4 + 4 + 4 + 6) / 3)
     assert [i for i, _ in store.match("boiler", 5)] == ids[:1]
     assert store.codes()[0].tolist() == store.passage_ids(Scope()).tolist() == ids[:1]
     assert [found.text for found in store.passages(ids)] == ["the boiler"]
@@ -409,7 +412,13 @@ PRAGMA user_version = 2;
 """
 """What schema 2 added to it: deletions, folders, dates, tags and fields."""
 
-MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields")
+SCHEMA_3 = """
+ALTER TABLE passages ADD COLUMN anchors TEXT;
+PRAGMA user_version = 3;
+"""
+"""What schema 3 added to that: where a passage's text leaves the file's run."""
+
+MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields", "m003_anchors")
 """Their names, as a store keeps them."""
 
 
@@ -437,7 +446,7 @@ def old_store(path: Path) -> None:
 def test_a_store_of_schema_1_migrates_and_keeps_everything(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     old_store(path)
-    with pytest.raises(StoreError, match="has schema 1, this version needs 3: run btr-assistant index once"):
+    with pytest.raises(StoreError, match="has schema 1, this version needs 5: run btr-assistant index once"):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
@@ -464,7 +473,7 @@ def test_a_store_of_schema_2_migrates_and_keeps_everything(tmp_path: Path) -> No
         connection.execute("UPDATE documents SET deleted_at = 7, folder = '/notes/sub/', date = '2024-03-14'")
         connection.execute("INSERT INTO fields VALUES ('tag', 'idea', 1)")
     connection.close()
-    with pytest.raises(StoreError, match="has schema 2, this version needs 3: run btr-assistant index once"):
+    with pytest.raises(StoreError, match="has schema 2, this version needs 5: run btr-assistant index once"):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
@@ -482,7 +491,7 @@ def test_a_migrated_store_has_the_schema_of_a_new_one(tmp_path: Path, store: Tok
     path = tmp_path / "old.db"
     old_store(path)
     with TokenStore.create(path, FINGERPRINT, "tiny") as migrated:
-        for table in ("documents", "passages", "fields", "token_bits", "failures", "sources"):
+        for table in "documents passages fields token_bits failures sources sessions turns quotes code_blocks".split():
             columns = [s._connection.execute(f"PRAGMA table_info({table})").fetchall() for s in (migrated, store)]
             assert columns[0] == columns[1], table
         sql = "SELECT name FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
@@ -495,7 +504,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> No
     old_store(path)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE documents SET metadata = '{'")
-    with pytest.raises(ValueError):
+    with pytest.raises(StoreError, match=r"is not a readable store .*: run btr-assistant restore BACKUP"):
         TokenStore.create(path, FINGERPRINT, "tiny")
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (1,)

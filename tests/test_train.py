@@ -11,7 +11,7 @@ from transformers import BertModel
 
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
-from export.reader import SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
+from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
 from export.train import Trainer, body_states, load_full, load_reader, read_full, read_split, train
 from store.bundle import file_hash
@@ -79,6 +79,16 @@ def test_a_second_passage_stands_next_to_the_right_one(folder: Path) -> None:
     assert batch.slot.bincount().tolist() == [len(right), len(right)]
     other = batch.slot == 1
     assert (batch.pair_passage[other] != right[batch.pair_question[other]]).all()
+
+
+def test_a_code_weighs_each_token_and_no_padding() -> None:
+    torch.manual_seed(0)
+    head = RetrievalHead(8, 16)
+    h, mask = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    assert torch.allclose(head(h, mask)[1], head.dense(h[1, :3].mean(0)), atol=1e-6)
+    with torch.no_grad():
+        head.weight.weight.copy_(100 * h[1:, 2])
+    assert torch.allclose(head(h, mask)[1], head.dense(h[1, (h[1, :3] @ h[1, 2]).argmax()]), atol=1e-4)
 
 
 def test_body_states_are_the_body_tokens_own(folder: Path) -> None:

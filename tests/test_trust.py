@@ -32,7 +32,7 @@ from store.residue import found_in, pieces, text_blocks
 from store.tokens import SCHEMA_VERSION, TokenStore
 from tests.conftest import Run, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
-from tests.test_tokens import FINGERPRINT, MIGRATIONS, SCHEMA_1, SCHEMA_2, old_store
+from tests.test_tokens import FINGERPRINT, MIGRATIONS, SCHEMA_1, SCHEMA_2, SCHEMA_3, old_store
 
 SECRET = "The combination of the grey safe is 7391, and nobody at Quillfeather & Sons knows it."
 
@@ -292,7 +292,7 @@ def test_verify_finds_a_sound_store_sound_and_its_bits_the_same(run: Run, privat
     [
         ("DELETE FROM token_bits WHERE passage_id = 1", "bits"),
         ("UPDATE token_bits SET scale = zeroblob(3) WHERE passage_id = 2", "bits"),
-        ("UPDATE passages SET code = x'00' WHERE id = 3", "bits"),
+        ("UPDATE passages SET code = x'00' WHERE id = 3", "search index, bits"),
         ("DELETE FROM documents WHERE id = 1", "references"),
         ("INSERT INTO passages_fts (passages_fts) VALUES ('delete-all')", "search index"),
     ],
@@ -304,7 +304,7 @@ def test_verify_names_what_is_wrong_and_says_so_in_its_exit_code(
     outcome = run("verify", "--json")
     found = json.loads(outcome.out)
     assert (outcome.code, found["ok"]) == (3, False)
-    assert [check["name"] for check in found["checks"] if not check["ok"]] == [name]
+    assert ", ".join(check["name"] for check in found["checks"] if not check["ok"]) == name
     assert run("verify").out.count("failed") >= 1
 
 
@@ -469,9 +469,9 @@ def test_restore_waits_for_nobody_but_refuses_a_store_in_use(run: Run, private: 
         refused(run("restore", tmp_path / "b.db", "--yes"), 3, "another index run is writing")
     with TokenStore.open(private.store) as chat:
         execute("PRAGMA journal_mode = WAL", private.store)
-        chat.counts()
+        chat.size()
         refused(run("restore", tmp_path / "b.db", "--yes"), 3, "is in use: close the chat")
-        assert chat.counts().notes == 6
+        assert chat.size()[0] == 6
     assert run("restore", tmp_path / "b.db", "--yes").code == 0
 
 
@@ -566,7 +566,7 @@ def test_forget_and_restore_that_are_answered_no_change_nothing(
     (notes / "a.md").write_text(SECRET + " Still.")
     run("index", notes)
     before = contents(home / "store.db")
-    monkeypatch.setattr("app.cli._on_terminal", lambda: True)
+    monkeypatch.setattr("app.cli_trust.on_terminal", lambda: True)
     for arguments, asks in (
         (["forget", "--ignore", notes / "a.md"], "Forget 1 notes? The files stay."),
         (["restore", tmp_path / "b.db"], "Replace "),
@@ -693,17 +693,19 @@ def test_what_is_kept_counts_as_it_is_and_as_the_search_index_folds_it() -> None
 def as_it_was(sample: Path, path: Path, version: int) -> None:
     """The store that an earlier version would have made of the sample notes."""
     connection = sqlite3.connect(path)
-    connection.executescript(SCHEMA_1 + (SCHEMA_2 if version == 2 else ""))
-    added = ", d.deleted_at, d.folder, d.date" if version == 2 else ""
+    connection.executescript("".join((SCHEMA_1, SCHEMA_2, SCHEMA_3)[:version]))
+    added = ", d.deleted_at, d.folder, d.date" if version >= 2 else ""
+    anchors = ", d.anchors" if version >= 3 else ""
     connection.execute("ATTACH ? AS new", (str(sample),))
     with connection:
         for table, columns in {
             "settings": "d.key, d.value",
             "sources": "d.id, d.root",
             "documents": f"d.id, d.source_id, d.path, d.content_hash, d.size, d.mtime_ns, d.title, d.metadata{added}",
-            "passages": 'd.id, d.document_id, d."start", d."end", d.line, d.page, d.heading, d.text, d.tokens, d.code',
+            "passages": 'd.id, d.document_id, d."start", d."end", d.line, d.page, d.heading, d.text, d.tokens, d.code'
+            + anchors,
             "token_bits": "d.passage_id, d.bits, d.scale",
-            **({"fields": "d.name, d.value, d.document_id"} if version == 2 else {}),
+            **({"fields": "d.name, d.value, d.document_id"} if version >= 2 else {}),
         }.items():
             connection.execute(f"INSERT INTO main.{table} SELECT {columns} FROM new.{table} d")
         applied = [("btr_assistant", name, "2026-11-01T00:00:00+00:00") for name in MIGRATIONS[:version]]

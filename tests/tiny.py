@@ -127,3 +127,15 @@ T5_RECIPE: Recipe = make_recipe(
     GENERATIVE,
 )
 """The same for a T5."""
+
+
+def bundle(folder: Path) -> Path:
+    """A bundle of the smallest reader: it loads in no time, and its answers mean nothing."""
+    from export.bundle import make_bundle
+    from export.train import train
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [questions(folder / "train.jsonl")]
+    train(checkpoint(folder / "bert"), data, data, folder / "run", RECIPE)
+    make_bundle(folder / "run", folder / "bundle", "tiny", precision="float32")
+    return folder / "bundle"
