@@ -209,7 +209,7 @@ class Bundle:
         return Survey(passage, joint, float(relevance[0]))
 
     def span_logits(self, question: EncodedQuestion, survey: Survey) -> tuple[Floats, Floats]:
-        """The other upper layers and span head -> start and end logits (n,) of a surveyed passage, 0 is no answer."""
+        """The other upper layers and the span head -> start and end logits (n,) of a surveyed passage; 0: no answer."""
         inputs: dict[str, npt.NDArray[Any]] = {"joint": survey.joint, "question_ids": question.ids, "ids": survey.ids}
         start, end = self.run(SPAN, ["start", "end"], inputs)
         return start[0], end[0]

@@ -119,10 +119,10 @@ def keep_quiet_about_closed_pipes() -> None:
 class Counter:
     """ "12 of 400 questions" on one line of a terminal; silent in a pipe."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, what: str = "questions") -> None:
+        self._stream, self._what = stream, what
 
     def __call__(self, done: int, total: int) -> None:
         if self._stream.isatty():
-            self._stream.write(f"\r\x1b[K{done:,} of {total:,} questions" if done < total else "\r\x1b[K")
+            self._stream.write(f"\r\x1b[K{done:,} of {total:,} {self._what}" if done < total else "\r\x1b[K")
             self._stream.flush()

@@ -284,7 +284,7 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
         click.confirm(f"Forget {notes:,} notes of {plain(root)}? The files stay.", abort=True, err=True)
     with writing(places.store, places.lock, manifest) as store:
         store.remove_source(root)
-        store.compact()
+        store.vacuum()
     click.echo(f"forgot {notes:,} notes of {plain(root)}", err=True)
 
 
@@ -315,7 +315,7 @@ def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
     with writing(places.store, places.lock, manifest) as store:
         before = store.counts().store_bytes
         store.purge()
-        store.compact()
+        store.vacuum()
         freed = max(before - store.counts().store_bytes, 0)
     if as_json:
         print_json({"notes": deleted, "freed_bytes": freed})
@@ -372,6 +372,8 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
 
     Example: btr-assistant status
     """
+    from app.compaction import ratios_of
+    from app.size import alternatives, lines, parts
     from store.bundle import read_manifest
     from store.tokens import TokenStore
 
@@ -380,6 +382,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
         counts, failures = store.counts(), store.failures()
         roots = [source.root for source in store.sources()]
         gone = [document.path for document in store.documents() if document.deleted] if deleted else []
+        ratios = ratios_of(store)
     if as_json:
         listed = {"failures": _reasons("path", failures)} if failed else {}
         listed_deleted = {"deleted_notes": gone} if deleted else {}
@@ -392,6 +395,9 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
                 "deleted": counts.deleted,
                 "store_bytes": counts.store_bytes,
                 "bytes_per_token": round(counts.bytes_per_token, 2),
+                "bytes_per_token_parts": parts(counts),
+                "bytes_per_token_instead": alternatives(counts, manifest),
+                "offline_ratio": max(ratios, default=None),
                 "model": manifest.name,
                 "sources": roots,
                 **listed,
@@ -411,7 +417,14 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     if counts.deleted:
         click.echo(f"deleted    {counts.deleted:,}, kept until btr-assistant cleanup")
     click.echo(f"passages   {counts.passages:,}")
-    click.echo(f"tokens     {counts.tokens:,}, {counts.bytes_per_token:.1f} bytes each (bits, scales, passage codes)")
+    own, instead = lines(counts, manifest)
+    click.echo(f"tokens     {counts.tokens:,}")
+    click.echo(f"a token    {own}")
+    click.echo(f"instead    {instead}")
+    if ratios:
+        left = counts.stored_passages - counts.compressed
+        again = f", {left:,} passages not yet: run btr-assistant compact" if left else ""
+        click.echo(f"compacted  with ratio {max(ratios):g}{again}")
     click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
     click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
     for root in roots:

@@ -1,5 +1,6 @@
 """
-The commands by which a person sees that the program keeps its promises: doctor, verify, backup, restore, forget.
+The commands by which a person sees that the program keeps its promises: doctor, verify, backup, restore, forget; and
+compact, which makes the store smaller.
 
 They end with 0 when everything holds, and with 3 when a check fails. What asks before it acts does so on a terminal
 only; in a pipe it wants --yes.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import complete
-from app.cli_base import json_option, on_terminal, print_json, yes_option
+from app.cli_base import Counter, json_option, on_terminal, print_json, yes_option
 from app.display import plain
 from app.places import Places
 from store.errors import StoreError, UsageError
@@ -177,6 +178,66 @@ def restore(places: Places, file: str, yes: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--ratio",
+    metavar="R",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of the other tokens that is merged into a neighbour (default: 0, or as before).",
+)
+@click.option("--dry-run", is_flag=True, help="Say how small the store would be.")
+@json_option
+@click.pass_obj
+def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -> None:
+    """Make the store smaller, at some cost in answers.
+
+    Stopwords and punctuation keep no vector; with --ratio, neighbouring tokens that say nearly the same share one.
+    docs/results.md says what that costs. It cannot be undone but by indexing anew.
+
+    Notes indexed later are treated likewise. The chat and other readers can stay open.
+
+    Example: btr-assistant compact --dry-run
+    """
+    from contextlib import nullcontext
+
+    from app.bundle import Bundle
+    from app.compaction import RATIO, ratios_of
+    from app.compaction import compact as run
+    from app.indexer import writer_lock
+    from store.tokens import TokenStore
+
+    bundle = Bundle.open(places.bundle, places.device)
+    with TokenStore.open(places.store, bundle.manifest.fingerprint):
+        pass  # what cannot be used is said before it is locked
+    with (
+        nullcontext() if dry_run else writer_lock(places.lock),
+        TokenStore.open(places.store, bundle.manifest.fingerprint) as store,
+    ):
+        ratio = max(ratios_of(store), default=RATIO) if ratio is None else ratio
+        try:
+            done = run(store, bundle, ratio, Counter(sys.stderr, "passages"), dry_run)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("every passage finished so far is kept, run it again to go on") from None
+    freed = None if dry_run else max(done.before.store_bytes - done.after.store_bytes, 0)
+    if as_json:
+        print_json(
+            {
+                "ratio": ratio,
+                "passages": done.changed,
+                "bytes_per_token": round(done.after.bytes_per_token, 2),
+                "bytes_per_token_before": round(done.before.bytes_per_token, 2),
+                "freed_bytes": freed,
+            }
+        )
+        return
+    per_token = f"{done.before.bytes_per_token:.1f} -> {done.after.bytes_per_token:.1f} bytes a token"
+    if freed is None:
+        click.echo(f"ratio {ratio:g}: {done.changed:,} passages would shrink, {per_token}")
+        click.echo("Nothing was changed.", err=True)
+        return
+    click.echo(f"ratio {ratio:g}: {done.changed:,} passages, {per_token}, {freed / 1e6:.1f} MB freed", err=True)
+
+
+@click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", shell_complete=complete.files)
 @yes_option
 @click.option("--dry-run", is_flag=True, help="List the notes that would be forgotten.")
@@ -271,4 +332,4 @@ def _path(text: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
-COMMANDS = (doctor, verify, backup, restore, forget)
+COMMANDS = (doctor, verify, backup, restore, compact, forget)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SAMPLE = 5
 """Passages that are encoded again."""
 _ROOM = 50_000_000
-"""Bytes that should be free besides what a compaction needs."""
+"""Bytes that should be free besides what making the file anew needs."""
 _AGAIN = "move {store} away and run btr-assistant index FOLDER, or run btr-assistant restore BACKUP"
 
 
@@ -128,7 +128,7 @@ def _disk(places: Places) -> Check:
     folder = next(path for path in places.store.absolute().parents if path.exists())
     free = shutil.disk_usage(folder).free
     size = places.store.stat().st_size if places.store.is_file() else 0
-    needed = 2 * size + _ROOM  # a compaction writes the store once more, and its log
+    needed = 2 * size + _ROOM  # VACUUM writes the store once more, and its log
     detail = f"{free / 1e6:,.0f} MB free, at most {needed / 1e6:,.0f} MB needed"
     return Check("disk", free >= needed, detail, "" if free >= needed else f"make room on the disk of {folder}")
 

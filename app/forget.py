@@ -86,13 +86,13 @@ def forget(store: TokenStore, chosen: Chosen) -> Proof:
     Remove notes with their passages, search entries, bits and fields, and look for what is left of them.
 
     Raises:
-        StoreError: If the search index is not what is left; `compact` then has not done its work.
+        StoreError: If the search index is not what is left; `vacuum` then has not done its work.
     """
     texts = [text for document in chosen.documents for text in store.texts_of(document.id)]
     wanted = pieces([*texts, *chosen.failed])
     turns, names = _quoting(store, chosen, wanted)
     store.forget([document.id for document in chosen.documents], chosen.failed, turns, names)
-    store.compact()
+    store.vacuum()
     problems = search_index(store.path).problems
     if problems:
         raise StoreError(f"the search index still differs ({problems[0]}): run btr-assistant verify --rebuild-search")

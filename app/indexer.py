@@ -19,11 +19,13 @@ from pathlib import Path
 from threading import Event
 
 from app.bundle import Bundle
+from app.compaction import Compressor, ratios_of
 from app.documents import Document, DocumentError, read_document, unreadable
 from app.formats.base import encodable
 from app.passages import Passage, PassageSplitter
 from app.sync import Plan, Stored, make_plan
 from store.bundle import Manifest
+from store.codec import read_packed
 from store.errors import BusyError, StoreError
 from store.tokens import NewDocument, NewPassage, Placement, TokenStore, is_inside
 from store.upkeep import discard_part
@@ -169,7 +171,8 @@ def index(
     report.notes += len(plan.unlisted)
     encoding = clock()
     paths = [Path(file.path) for file in plan.encode]
-    with closing(_outcomes(bundle, paths, check, threads or bundle.threads)) as outcomes:
+    compressor = Compressor(bundle, ratios_of(store))
+    with closing(_outcomes(bundle, compressor, paths, check, threads or bundle.threads)) as outcomes:
         for done, (path, outcome) in enumerate(outcomes, start=1):
             name = encodable(str(path))
             source_id = sources[plan.owners[str(path)]]
@@ -248,7 +251,7 @@ _Outcome = _Encoded | DocumentError
 
 
 def _outcomes(
-    bundle: Bundle, files: Iterable[Path], check: Callable[[], None], threads: int
+    bundle: Bundle, compressor: Compressor, files: Iterable[Path], check: Callable[[], None], threads: int
 ) -> Generator[tuple[Path, _Outcome], None, None]:
     """What becomes of each file, in order, a bounded number of them ahead of the writer; closed, it stops early."""
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
@@ -257,7 +260,7 @@ def _outcomes(
     with ThreadPoolExecutor(threads) as pool:
         try:
             for path in files:
-                waiting.append((path, pool.submit(_process, bundle, splitter, path, stopped)))
+                waiting.append((path, pool.submit(_process, bundle, compressor, splitter, path, stopped)))
                 if len(waiting) >= 8 * threads:
                     first, future = waiting.popleft()
                     yield first, _result(future, check)
@@ -277,7 +280,7 @@ def _result(future: Future[_Outcome], check: Callable[[], None]) -> _Outcome:
             return future.result()
 
 
-def _process(bundle: Bundle, splitter: PassageSplitter, path: Path, stopped: Event) -> _Outcome:
+def _process(bundle: Bundle, compressor: Compressor, splitter: PassageSplitter, path: Path, stopped: Event) -> _Outcome:
     try:
         stat = path.stat()
         document = read_document(path)
@@ -285,13 +288,17 @@ def _process(bundle: Bundle, splitter: PassageSplitter, path: Path, stopped: Eve
         return unreadable(error)
     except DocumentError as error:
         return error
-    passages = [encode(bundle, passage) for passage in splitter.split(document) if not stopped.is_set()]
+    passages = [encode(bundle, passage, compressor) for passage in splitter.split(document) if not stopped.is_set()]
     return _Encoded(_record(document, stat), [passage for passage in passages if passage.tokens], document.warning)
 
 
-def encode(bundle: Bundle, passage: Passage) -> NewPassage:
-    """One passage, ready for the store."""
+def encode(bundle: Bundle, passage: Passage, compressor: Compressor | None = None) -> NewPassage:
+    """One passage, ready for the store; compressed as a compacted store has it."""
     encoded = bundle.encode_passage(passage.heading, passage.text)
+    bits, scale, runs = encoded.bits, encoded.scale, None
+    if compressor and compressor.ratios and encoded.tokens:
+        whole = read_packed(bits, scale, None, encoded.tokens)
+        bits, scale, runs = compressor(passage.text, whole).to_bytes()
     return NewPassage(
         start=passage.start,
         end=passage.end,
@@ -301,9 +308,10 @@ def encode(bundle: Bundle, passage: Passage) -> NewPassage:
         text=passage.text,
         tokens=encoded.tokens,
         code=encoded.code,
-        bits=encoded.bits,
-        scale=encoded.scale,
+        bits=bits,
+        scale=scale,
         anchors=passage.anchors,
+        runs=runs,
     )
 
 

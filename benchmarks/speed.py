@@ -29,6 +29,7 @@ from app.baselines import FullReader
 from app.bundle import Bundle
 from app.places import resolve
 from app.reader import ExtractiveReader, PassageBits
+from app.size import alternatives, parts
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = (
@@ -139,6 +140,11 @@ def main() -> None:
             row("index, peak memory", f"{memory} MB")
             row("index again, nothing changed", f"{timed('index', '-q', *options.notes, runs=3)[0]:.2f} s")
             row("bytes per token", f"{counts.bytes_per_token:.1f}")
+            for name, size in parts(counts).items():
+                row(f"  {name.replace('_', ' ')}", f"{size:.2f}")
+            for name, size in alternatives(counts, assistant.bundle.manifest).items():
+                row(f"  instead: {name.replace('_', ' ')}", f"{size:,.1f}")
+            row("the passages' text, bytes per token", f"{counts.text_bytes / counts.tokens:.1f}")
             row("ask, cold from the shell, median of 5", f"{timed('ask', QUESTIONS[0])[0]:.2f} s")
             times = []
             for _ in range(4):

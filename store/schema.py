@@ -185,3 +185,10 @@ def m005_code_blocks(db: Database) -> None:
     ):
         db.execute(statement)
     db.execute("PRAGMA user_version = 5")
+
+
+@migrations()
+def m006_runs(db: Database) -> None:
+    """Which tokens of a compressed passage share a vector; what is stored has no such, and is not encoded again."""
+    db.execute("ALTER TABLE token_bits ADD COLUMN runs BLOB")
+    db.execute("PRAGMA user_version = 6")

@@ -27,7 +27,7 @@ COMMON = 8
 MOST_WORDS = 64
 
 _WORD = re.compile(r"\w+")
-_STOPWORDS = frozenset(
+STOPWORDS = frozenset(
     "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my of "
     "on or our should so than that the their them then there these they this to us was we were what when where which "
     "who whom whose why will with would you your".split()
@@ -39,7 +39,7 @@ _SCORE = "bm25(passages_fts, 2.0, 1.0)"
 def query_words(text: str) -> list[str]:
     """Any text -> its different words, quoted for FTS5; those that carry nothing only if there is nothing else."""
     words = list(dict.fromkeys(word.lower() for word in _WORD.findall(text)))
-    content = [word for word in words if word not in _STOPWORDS] or words
+    content = [word for word in words if word not in STOPWORDS] or words
     return [f'"{word}"' for word in content[:MOST_WORDS]]
 
 

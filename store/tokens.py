@@ -17,21 +17,21 @@ import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from store.codec import Bits, token_arrays
+from store.codec import Bits, Packed, read_packed, token_arrays
 from store.codes import POINTERS, Blocks, Codes
 from store.errors import StoreError
 from store.fields import TAG, date_of, fields_of, folder_of
 from store.scope import EVERYTHING, Scope
 from store.search import Chosen, Search, query_words
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 APPLICATION_ID = 0x42545231
 """'BTR1'."""
 REVISION = "revision"
@@ -121,6 +121,8 @@ class NewPassage:
     """n float16."""
     anchors: Sequence[tuple[int, int, int, int | None]] = ()
     """(offset in the text, start, line, page) wherever the text leaves the file's run; none where it does not."""
+    runs: bytes | None = None
+    """Which tokens share a vector; then `bits` and `scale` are those of the runs. None: each has its own."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ class StoredPassage:
 
 
 @dataclass(frozen=True)
+class PackedPassage:
+    """A passage's tokens as they are stored."""
+
+    passage_id: int
+    text: str
+    live: bool
+    """Its note was not deleted."""
+    passage: Packed
+
+
+@dataclass(frozen=True)
 class Counts:
     """How much a store holds."""
 
@@ -152,10 +165,34 @@ class Counts:
     failed: int
     deleted: int
     """Tombstones; counted nowhere else but in `store_bytes`."""
-    encoded_bytes: int
-    """Token bits, scales and passage codes, in their blocks too: all that is kept for reading and ranking but text."""
+    stored_passages: int
+    """Those of tombstones included."""
+    compressed: int
+    """Of them."""
+    bits_bytes: int
+    scale_bytes: int
+    runs_bytes: int
+    """Masks that say which tokens of a compressed passage share a vector."""
+    code_bytes: int
+    """Passage codes, in their blocks too."""
+    text_bytes: int
+    """Text of the passages, UTF-8."""
     store_bytes: int
     """Size of the file with its log."""
+
+    @property
+    def encoded_bytes(self) -> int:
+        """Bits, scales, runs and passage codes: all that is kept for reading and ranking but text."""
+        return self.bits_bytes + self.scale_bytes + self.runs_bytes + self.code_bytes
+
+    def with_sizes(self, bits: int, scale: int, runs: int) -> Counts:
+        """The same with so many bytes more of bits, scales and runs."""
+        return replace(
+            self,
+            bits_bytes=self.bits_bytes + bits,
+            scale_bytes=self.scale_bytes + scale,
+            runs_bytes=self.runs_bytes + runs,
+        )
 
     @property
     def bytes_per_token(self) -> float:
@@ -298,7 +335,7 @@ class TokenStore:
 
     def remove_source(self, root: str) -> None:
         """
-        Forget a source and what it alone holds, deleted notes included, in one transaction; `compact` wipes the file.
+        Forget a source and what it alone holds, deleted notes included, in one transaction; `vacuum` wipes the file.
 
         What another source holds too goes over to that one.
         """
@@ -369,7 +406,8 @@ class TokenStore:
                     ),
                 )
                 self._connection.execute(
-                    "INSERT INTO token_bits VALUES (?, ?, ?)", (_last_id(cursor), passage.bits, passage.scale)
+                    "INSERT INTO token_bits (passage_id, bits, scale, runs) VALUES (?, ?, ?, ?)",
+                    (_last_id(cursor), passage.bits, passage.scale, passage.runs),
                 )
         return document_id
 
@@ -422,11 +460,19 @@ class TokenStore:
                 "UPDATE documents SET deleted_at = ? WHERE id = ?", [(int(now), i) for i in document_ids]
             )
 
+    def put_packed(self, passages: Iterable[tuple[int, Packed]]) -> None:
+        """Replace the tokens of passages by id, in one transaction."""
+        rows = [(*passage.to_bytes(), passage_id) for passage_id, passage in passages]
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE token_bits SET bits = ?, scale = ?, runs = ? WHERE passage_id = ?", rows
+            )
+
     def purge(self) -> None:
         """
         Remove all tombstones with their passages, bits and search entries, and the turns of sessions that quote them.
 
-        `compact` wipes the file.
+        `vacuum` wipes the file.
         """
         with self._transaction():
             self._forget_turns("d.deleted_at IS NOT NULL")
@@ -442,7 +488,7 @@ class TokenStore:
         """
         Remove documents with all that is theirs, failures, turns, and the names of sessions, in one transaction.
 
-        The turns that are known to quote the documents go with them. `compact` wipes the file.
+        The turns that are known to quote the documents go with them. `vacuum` wipes the file.
         """
         with self._transaction():
             for document_id in document_ids:
@@ -459,7 +505,7 @@ class TokenStore:
         self._connection.execute(f"DELETE FROM turns WHERE id IN ({quoting})", parameters)
         self._connection.execute(EMPTY_SESSIONS)
 
-    def compact(self) -> None:
+    def vacuum(self) -> None:
         """Leave nothing in the file of what was removed, and give its room back."""
         with self._transaction():
             self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('optimize')")
@@ -692,12 +738,32 @@ class TokenStore:
     def token_bits(self, ids: Sequence[int]) -> dict[int, tuple[Bits, npt.NDArray[np.float16]]]:
         """Passage id -> bits (n, m / 8) and scales (n,)."""
         sql = (
-            "SELECT p.id, t.bits, t.scale, p.tokens FROM passages p JOIN token_bits t ON t.passage_id = p.id "
+            "SELECT p.id, t.bits, t.scale, p.tokens, t.runs FROM passages p JOIN token_bits t ON t.passage_id = p.id "
             "WHERE p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
         with _sound(self.path):
-            return {row[0]: token_arrays(*_typed(row, (int, bytes, bytes, int))[1:]) for row in rows}
+            return {row[0]: token_arrays(*_typed(row, (int, bytes, bytes, int, bytes | None))[1:]) for row in rows}
+
+    def packed_after(self, passage_id: int, limit: int) -> list[PackedPassage]:
+        """The passages with the next higher ids, those of deleted notes included."""
+        sql = (
+            "SELECT p.id, p.text, d.deleted_at IS NULL, t.bits, t.scale, t.runs, p.tokens FROM passages p "
+            "JOIN documents d ON d.id = p.document_id JOIN token_bits t ON t.passage_id = p.id "
+            "WHERE p.id > ? ORDER BY p.id LIMIT ?"
+        )
+        types = (int, str, int, bytes, bytes, bytes | None, int)
+        with _sound(self.path):
+            rows = [_typed(row, types) for row in self._rows(sql, (passage_id, limit))]
+            return [PackedPassage(i, text, bool(live), read_packed(*stored)) for i, text, live, *stored in rows]
+
+    def stored_bytes(self, passage_id: int) -> tuple[bytes, bytes, bytes | None] | None:
+        """Bits, scale and runs of a passage, byte by byte; None where it has none."""
+        for row in self._rows("SELECT bits, scale, runs FROM token_bits WHERE passage_id = ?", (passage_id,)):
+            with _sound(self.path):
+                bits, scale, runs = _typed(row, (bytes, bytes, bytes | None))
+            return bits, scale, runs
+        return None
 
     def size(self) -> tuple[int, int]:
         """Notes and passages, without reading a passage."""
@@ -709,17 +775,38 @@ class TokenStore:
         """Notes, passages, tokens, failures and bytes."""
         notes, deleted = self._rows("SELECT COUNT(*) - COUNT(deleted_at), COUNT(deleted_at) FROM documents")[0]
         failed = self._rows("SELECT COUNT(*) FROM failures")[0][0]
+        stored, compressed = self._rows("SELECT COUNT(*), COUNT(runs) FROM token_bits")[0]
+        sums = (
+            "p.tokens",
+            "LENGTH(t.bits)",
+            "LENGTH(t.scale)",
+            "LENGTH(t.runs)",
+            f"2 * LENGTH(p.code) + {POINTERS}",
+            "LENGTH(CAST(p.text AS BLOB))",
+        )
         sql = (
-            "SELECT COUNT(*), COALESCE(SUM(p.tokens), 0), "
-            f"COALESCE(SUM(2 * LENGTH(p.code) + {POINTERS} + LENGTH(t.bits) + LENGTH(t.scale)), 0) FROM documents d "
-            "JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
+            f"SELECT COUNT(*), {', '.join(f'COALESCE(SUM({of}), 0)' for of in sums)} "
+            "FROM documents d JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )
         with _sound(self.path):
-            passages, tokens, encoded_bytes = _typed(self._rows(sql)[0], (int, int, int))
+            passages, tokens, bits, scale, runs, code, text = _typed(self._rows(sql)[0], (int,) * 7)
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
-        store_bytes = sum(file.stat().st_size for file in files if file.exists())
-        return Counts(notes, passages, tokens, failed, deleted, encoded_bytes, store_bytes)
+        return Counts(
+            notes=notes,
+            passages=passages,
+            tokens=tokens,
+            failed=failed,
+            deleted=deleted,
+            stored_passages=stored,
+            compressed=compressed,
+            bits_bytes=bits,
+            scale_bytes=scale,
+            runs_bytes=runs,
+            code_bytes=code,
+            text_bytes=text,
+            store_bytes=sum(file.stat().st_size for file in files if file.exists()),
+        )
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         with _sqlite_errors(self.path):

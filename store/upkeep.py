@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.codec import SCALE_DTYPE
+from store.codec import SCALE_DTYPE, read_runs
 from store.codes import Blocks
-from store.errors import BusyError, StoreError, UsageError
+from store.errors import BusyError, FormatError, StoreError, UsageError
 from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore, _sqlite_errors
 
 KEPT = ".before-restore"
@@ -128,18 +128,29 @@ def search_index(path: Path) -> Finding:
 
 
 def encoded(path: Path, bits: int, code_bits: int) -> Finding:
-    """Whether every passage has bits, scales and a code of the right length."""
+    """Whether every passage has bits, scales, runs and a code of the right length."""
     sql = (
         "SELECT 'passage ' || p.id || ' of ' || d.path || CASE WHEN t.passage_id IS NULL THEN ' has no bits' "
-        "ELSE ' has ' || LENGTH(t.bits) || ' bytes of bits, ' || LENGTH(t.scale) || ' of scales and ' || "
-        "LENGTH(p.code) || ' of code for ' || p.tokens || ' tokens' END "
+        "ELSE ' has ' || LENGTH(t.bits) || ' bytes of bits, ' || LENGTH(t.scale) || ' of scales, ' || "
+        "IFNULL(LENGTH(t.runs), 'none') || ' of runs and ' || LENGTH(p.code) || ' of code for ' || p.tokens || "
+        "' tokens' END "
         "FROM passages p JOIN documents d ON d.id = p.document_id LEFT JOIN token_bits t ON t.passage_id = p.id "
-        f"WHERE t.passage_id IS NULL OR p.tokens < 1 OR LENGTH(t.bits) != p.tokens * {bits // 8} "
-        f"OR LENGTH(t.scale) != p.tokens * {SCALE_DTYPE.itemsize} OR LENGTH(p.code) != {code_bits // 8} "
-        f"LIMIT {_MOST_PROBLEMS}"
+        "WHERE t.passage_id IS NULL OR p.tokens < 1 "
+        f"OR LENGTH(t.bits) != IIF(t.runs IS NULL, p.tokens, runs_in(t.runs, p.tokens)) * {bits // 8} "
+        f"OR LENGTH(t.scale) != IIF(t.runs IS NULL, p.tokens * {SCALE_DTYPE.itemsize}, runs_in(t.runs, p.tokens)) "
+        f"OR LENGTH(p.code) != {code_bits // 8} LIMIT {_MOST_PROBLEMS}"
     )
     with _connection(path) as connection:
+        connection.create_function("runs_in", 2, _runs_in, deterministic=True)
         return Finding("bits", tuple(_tried(connection, sql)))
+
+
+def _runs_in(runs: bytes, tokens: int) -> int:
+    """How many runs a compressed passage has; -1 where its bytes do not say."""
+    try:
+        return int(read_runs(runs, tokens)[1].sum())
+    except (FormatError, TypeError, ValueError):  # SQLite holds anything anywhere
+        return -1
 
 
 def is_locked(path: Path) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from app import cli
@@ -24,6 +25,8 @@ from app.places import EMBEDDED_BUNDLE, Places
 from app.tree import check_root
 from store.tokens import TokenStore
 
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("unhurried")
 SAMPLE_NOTES = Path(__file__).parent.parent / "examples" / "notes"
 
 
@@ -151,7 +154,7 @@ def contents(path: Path) -> list[tuple[Any, ...]]:
     return rows(
         path,
         'SELECT d.path, d.content_hash, d.title, d.metadata, p."start", p."end", p.line, p.heading, p.text, p.tokens, '
-        "p.code, t.bits, t.scale, d.date, (SELECT group_concat(name || '=' || value) FROM fields "
+        "p.code, t.bits, t.scale, t.runs, d.date, (SELECT group_concat(name || '=' || value) FROM fields "
         "WHERE document_id = d.id) FROM documents d LEFT JOIN passages p ON p.document_id = d.id "
         'LEFT JOIN token_bits t ON t.passage_id = p.id WHERE d.deleted_at IS NULL ORDER BY d.path, p."start"',
     )

@@ -35,6 +35,7 @@ from app.assistant import Assistant
 from app.bundle import Bundle
 from app.calibration import in_force
 from app.cli_ask import _open_lines, _questions
+from app.compaction import Compressor
 from app.doctor import examine
 from app.documents import DocumentError
 from app.evaluation import load_questions
@@ -369,6 +370,7 @@ class Fuzz:
         self._store = (folder / "store.db").read_bytes()
         self._used = [at for at, byte in enumerate(self._store) if byte]
         self._manifest = json.loads((bundle / MANIFEST).read_bytes())
+        self._compressor = Compressor(self.bundle, [0.2])
         self._splitter = PassageSplitter(self.bundle.tokenizer, manifest.passage_tokens)
         self._scratch = TokenStore.create(folder / "scratch.db", manifest.fingerprint, manifest.name)
         self._scratch._connection.execute("PRAGMA synchronous = OFF")
@@ -469,7 +471,7 @@ class Fuzz:
         suffix, data = case
         path = self.folder / f"note{suffix}"
         path.write_bytes(data)
-        outcome = _process(self.bundle, self._splitter, path, Event())
+        outcome = _process(self.bundle, self._compressor, self._splitter, path, Event())
         if isinstance(outcome, DocumentError):
             said = str(outcome)
             assert said[0].islower() and ": " in said and "\n" not in said, said
@@ -616,7 +618,7 @@ class Fuzz:
                     forget(store, choose(store, [str(self.notes / "work")]))
                 elif use == "cleanup":
                     store.purge()
-                    store.compact()
+                    store.vacuum()
 
 
 # the command

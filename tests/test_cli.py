@@ -252,6 +252,9 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "deleted": "int",
         "store_bytes": "int",
         "bytes_per_token": "float",
+        "bytes_per_token_parts": dict.fromkeys(("bits", "scales", "masks", "passage_codes"), "float"),
+        "bytes_per_token_instead": dict.fromkeys(("as_indexed", "float32", "float16", "int8", "from_text"), "float"),
+        "offline_ratio": "NoneType",
         "model": "str",
         "sources": ["str"],
     }
@@ -262,6 +265,14 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
     )
     assert (found["notes"], found["failed"], found["schema_version"]) == (6, 0, 1)
     assert found["bytes_per_token"] == round((encoded + blocks) / found["tokens"], 2)
+    assert sum(found["bytes_per_token_parts"].values()) == pytest.approx(found["bytes_per_token"], abs=0.02)
+    assert found["bytes_per_token_instead"] == {
+        "as_indexed": found["bytes_per_token"],
+        "float32": 4 * 384,
+        "float16": 2 * 384,
+        "int8": 384 + 2,
+        "from_text": 0,
+    }
     assert found["store_bytes"] >= own_sample.store.stat().st_size
 
 
@@ -718,7 +729,7 @@ def test_no_store_yet(run: Run, home: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
-        ("PRAGMA user_version = 99", ["has schema 99, this version knows 5: upgrade btr-assistant"]),
+        ("PRAGMA user_version = 99", ["has schema 99, this version knows 6: upgrade btr-assistant"]),
         (
             "UPDATE settings SET value = 'feedfeedfeedfeed' WHERE key = 'fingerprint'",
             ["was made with bundle feedfeedfeedfeed", "move it away and run", "/notes", "model use"],

@@ -74,7 +74,7 @@ def test_blocks_follow_every_kind_of_change(store: TokenStore) -> None:
     store.delete_documents([second], 7.0)
     store.purge()
     assert len(check(store.path)) == 7
-    store.compact()
+    store.vacuum()
     check(store.path)
     store.forget([d.id for d in store.documents()], [])
     assert len(check(store.path)) == 0

@@ -179,6 +179,7 @@ CALLS = {
     "cleanup": ["cleanup", "--json"],
     "doctor": ["doctor", "--json"],
     "verify": ["verify", "--json"],
+    "compact": ["compact", "--json"],
     "forget": ["forget", "--json", "--yes", "~/notes/house/garden.md"],
     "forget --dry-run": ["forget", "--json", "--dry-run", "~/notes/diary"],
     "eval": ["eval", "--json", "--open", "my-questions.jsonl"],

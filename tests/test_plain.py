@@ -127,8 +127,10 @@ def test_an_older_store_is_migrated_as_the_chat_opens(own_sample: Places) -> Non
 
     connection = sqlite3.connect(own_sample.store)
     connection.executescript(
-        "DROP TABLE quotes; DROP TABLE turns; DROP TABLE sessions; PRAGMA user_version = 3;"
-        "DELETE FROM _sqlite_migrations WHERE name = 'm004_sessions'"
+        "DROP TABLE quotes; DROP TABLE turns; DROP TABLE sessions; DROP TABLE code_blocks; DROP TABLE stale_codes;"
+        "DROP TRIGGER passages_codes_ai; DROP TRIGGER passages_codes_ad; DROP TRIGGER passages_codes_au;"
+        "ALTER TABLE token_bits DROP COLUMN runs; PRAGMA user_version = 3;"
+        "DELETE FROM _sqlite_migrations WHERE name >= 'm004'"
     )
     connection.close()
     with pytest.raises(StoreError, match="has schema 3"):

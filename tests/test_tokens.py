@@ -84,7 +84,7 @@ def test_a_removed_document_leaves_nothing_behind(store: TokenStore) -> None:
     document_id = store.put_document(source, document(), [passage("zanzibar")])
     store.delete_documents([document_id], 1_700_000_000.9)
     store.purge()
-    store.compact()
+    store.vacuum()
     assert b"zanzibar" not in store.path.read_bytes()
     assert table_sizes(store) == {"documents": 0, "passages": 0, "token_bits": 0, "failures": 0}
     assert store.match("zanzibar", 5) == []
@@ -105,6 +105,8 @@ def test_counts_are_bytes_of_bits_scales_and_codes_with_their_blocks_over_tokens
     counts = store.counts()
     assert (counts.notes, counts.passages, counts.tokens) == (1, 2, 8)
     assert counts.encoded_bytes == 8 * (2 + 2) + 2 * (4 + 4 + 6)
+    assert (counts.bits_bytes, counts.scale_bytes, counts.runs_bytes, counts.code_bytes) == (16, 16, 0, 28)
+    assert (counts.text_bytes, counts.stored_passages, counts.compressed) == (6, 2, 0)
     assert counts.bytes_per_token == 7.5
     assert counts.store_bytes >= 4096
 
@@ -265,7 +267,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(store: TokenStore) -> Non
 
 def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     """Released migrations never change: this list changes only together with SCHEMA_VERSION."""
-    assert SCHEMA_VERSION == 4
+    assert SCHEMA_VERSION == 6
     rows = store._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     names = [name for (name,) in rows if not name.startswith(("passages_fts_", "sqlite_"))]
     assert names == [
@@ -274,6 +276,8 @@ def test_the_schema_is_what_its_version_says(store: TokenStore) -> None:
     ]  # fmt: skip
     for column in ("code", "start", "line", "heading", "anchors"):
         assert column in [row[1] for row in store._connection.execute("PRAGMA table_info(passages)")]
+    columns = [row[1] for row in store._connection.execute("PRAGMA table_info(token_bits)")]
+    assert columns == ["passage_id", "bits", "scale", "runs"]
 
 
 # tombstones
@@ -341,7 +345,7 @@ def test_a_removed_source_takes_what_it_alone_holds(store: TokenStore) -> None:
     assert store.only_in("/notes") == ["/notes/a.md"]
     assert store.only_in("/notes/work") == []
     store.remove_source("/notes")
-    store.compact()
+    store.vacuum()
     assert [source.root for source in store.sources()] == ["/notes/work", "/notes2"]
     assert live(store) == ["/notes/work/b.md", "/notes2/c.md"]
     assert table_sizes(store) == {"documents": 2, "passages": 2, "token_bits": 2, "failures": 0}
@@ -418,7 +422,45 @@ PRAGMA user_version = 3;
 """
 """What schema 3 added to that: where a passage's text leaves the file's run."""
 
-MIGRATIONS = ("m001_documents_passages_tokens", "m002_tombstones_fields", "m003_anchors")
+SCHEMA_4 = """
+CREATE TABLE sessions (id INTEGER PRIMARY KEY, name TEXT, created_at INTEGER NOT NULL);
+CREATE TABLE turns (
+    id INTEGER PRIMARY KEY, session_id INTEGER NOT NULL REFERENCES sessions(id) ON DELETE CASCADE,
+    asked_at INTEGER NOT NULL, question TEXT NOT NULL, read_as TEXT, scope TEXT NOT NULL, outcome TEXT NOT NULL,
+    verdict TEXT, correction TEXT
+);
+CREATE INDEX turns_session ON turns(session_id);
+CREATE TABLE quotes (
+    turn_id INTEGER NOT NULL REFERENCES turns(id) ON DELETE CASCADE, path TEXT NOT NULL, PRIMARY KEY (turn_id, path)
+) WITHOUT ROWID;
+CREATE INDEX quotes_path ON quotes(path);
+PRAGMA user_version = 4;
+"""
+"""What schema 4 added to that: the chat's sessions."""
+
+SCHEMA_5 = """
+CREATE TABLE code_blocks (block INTEGER PRIMARY KEY, places BLOB NOT NULL, owners BLOB NOT NULL, codes BLOB NOT NULL);
+CREATE TABLE stale_codes (passage_id INTEGER PRIMARY KEY);
+CREATE TRIGGER passages_codes_ai AFTER INSERT ON passages BEGIN
+    INSERT OR IGNORE INTO stale_codes VALUES (new.id);
+END;
+CREATE TRIGGER passages_codes_ad AFTER DELETE ON passages BEGIN
+    INSERT OR IGNORE INTO stale_codes VALUES (old.id);
+END;
+CREATE TRIGGER passages_codes_au AFTER UPDATE OF id, document_id, code ON passages BEGIN
+    INSERT OR IGNORE INTO stale_codes VALUES (old.id), (new.id);
+END;
+PRAGMA user_version = 5;
+"""
+"""What schema 5 added to that: passage codes in blocks."""
+
+MIGRATIONS = (
+    "m001_documents_passages_tokens",
+    "m002_tombstones_fields",
+    "m003_anchors",
+    "m004_sessions",
+    "m005_code_blocks",
+)
 """Their names, as a store keeps them."""
 
 
@@ -446,7 +488,7 @@ def old_store(path: Path) -> None:
 def test_a_store_of_schema_1_migrates_and_keeps_everything(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     old_store(path)
-    with pytest.raises(StoreError, match="has schema 1, this version needs 5: run btr-assistant index once"):
+    with pytest.raises(StoreError, match="has schema 1, this version needs 6: run btr-assistant index once"):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()
@@ -473,7 +515,7 @@ def test_a_store_of_schema_2_migrates_and_keeps_everything(tmp_path: Path) -> No
         connection.execute("UPDATE documents SET deleted_at = 7, folder = '/notes/sub/', date = '2024-03-14'")
         connection.execute("INSERT INTO fields VALUES ('tag', 'idea', 1)")
     connection.close()
-    with pytest.raises(StoreError, match="has schema 2, this version needs 5: run btr-assistant index once"):
+    with pytest.raises(StoreError, match="has schema 2, this version needs 6: run btr-assistant index once"):
         TokenStore.open(path, FINGERPRINT)
     with TokenStore.create(path, FINGERPRINT, "tiny") as store:
         (found,) = store.documents()

@@ -32,7 +32,16 @@ from store.residue import found_in, pieces, text_blocks
 from store.tokens import SCHEMA_VERSION, TokenStore
 from tests.conftest import Run, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
-from tests.test_tokens import FINGERPRINT, MIGRATIONS, SCHEMA_1, SCHEMA_2, SCHEMA_3, old_store
+from tests.test_tokens import (
+    FINGERPRINT,
+    MIGRATIONS,
+    SCHEMA_1,
+    SCHEMA_2,
+    SCHEMA_3,
+    SCHEMA_4,
+    SCHEMA_5,
+    old_store,
+)
 
 SECRET = "The combination of the grey safe is 7391, and nobody at Quillfeather & Sons knows it."
 
@@ -693,7 +702,7 @@ def test_what_is_kept_counts_as_it_is_and_as_the_search_index_folds_it() -> None
 def as_it_was(sample: Path, path: Path, version: int) -> None:
     """The store that an earlier version would have made of the sample notes."""
     connection = sqlite3.connect(path)
-    connection.executescript("".join((SCHEMA_1, SCHEMA_2, SCHEMA_3)[:version]))
+    connection.executescript("".join((SCHEMA_1, SCHEMA_2, SCHEMA_3, SCHEMA_4, SCHEMA_5)[:version]))
     added = ", d.deleted_at, d.folder, d.date" if version >= 2 else ""
     anchors = ", d.anchors" if version >= 3 else ""
     connection.execute("ATTACH ? AS new", (str(sample),))
