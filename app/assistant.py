@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from app.calibration import SETTING, in_force
 from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places, resolve
-from app.reader import ExtractiveReader, PassageBits, Reader, Span
+from app.reader import PassageBits, Reader, Span, ignore, never, open_reader
 from app.retriever import Retriever
 from app.scope import parse_scope
 from app.tree import in_a_cloud
@@ -188,7 +188,7 @@ class Assistant:
             places = resolve(*(None if given is None else str(given) for given in (where, bundle, device)))
         opened = Bundle.open(places.bundle, places.device)
         store = TokenStore.open(places.store, opened.manifest.fingerprint)
-        return cls(store, opened, ExtractiveReader(opened))
+        return cls(store, opened, open_reader(opened))
 
     def close(self) -> None:
         """Close the store."""
@@ -204,11 +204,12 @@ class Assistant:
         self,
         question: str,
         passages: int = PASSAGES_READ,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = never,
         scope: Scope | str = EVERYTHING,
+        told: Callable[[str], None] = ignore,
     ) -> Answer:
         """
-        Answer a question from the notes of a scope, or abstain.
+        Answer a question from the notes of a scope, or abstain; `told` gets the answer so far of a reader that writes.
 
         `passages` are read, 1 to 100. `scope` may be text, as after `--in`: "folder:work -tag:private".
 
@@ -228,7 +229,7 @@ class Assistant:
             self._check_bits(found, bits)
             inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
             loaded = time.perf_counter()
-            spans = self._reader.read(encoded, inputs, cancelled)
+            spans = self._reader.read(encoded, inputs, cancelled, told)
             read = time.perf_counter()
         candidates, places = self._candidates(found, spans)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
@@ -305,7 +306,7 @@ class Assistant:
         self, found: Sequence[StoredPassage], spans: Sequence[Span]
     ) -> tuple[list[Candidate], list[Source]]:
         """The best spans, one for each different answer with the probability of all its spans, and their places."""
-        answers = [found[span.passage].text[span.start : span.end] for span in spans]
+        answers = [span.answer(found[span.passage].text) for span in spans]
         confidences = self._calibration.confidences(answers, [span.score for span in spans])
         first: dict[str, tuple[str, Span]] = {}
         for span, answer in zip(spans, answers, strict=True):
@@ -325,7 +326,9 @@ def _scope(scope: Scope | str) -> Scope:
 
 
 def _source(passage: StoredPassage, span: Span) -> Source:
-    """Where an answer stands, with the sentence around it."""
+    """Where an answer stands, with the sentence around it; of one that stands nowhere, where its passage begins."""
+    if span.start == span.end:
+        return replace(_closest(passage), marked=(0, 0))
     quote = quote_around(passage.text, span.start, span.end)
     return _place(passage, quote, (span.start, span.end))
 

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion
-from app.reader import PassageBits, Reader, Span, best_first, each_passage, span_of
-from store.bundle import FULL, SPLIT_LOWER, SPLIT_UPPER
+from app.generative import GenerativeReader
+from app.reader import PassageBits, Reader, Span, best_first, each_passage, ignore, never, span_of
+from store.bundle import FULL, FULL_CROSS, FULL_DECODER, SPLIT_CROSS, SPLIT_DECODER, SPLIT_LOWER, SPLIT_UPPER
 from store.codec import Floats
 from store.errors import ModelError
 
@@ -27,12 +28,7 @@ class TextReader:
     graphs: tuple[str, ...]
 
     def __init__(self, bundle: Bundle) -> None:
-        for name in self.graphs:
-            if name not in bundle.manifest.files:
-                raise ModelError(
-                    f"bundle {bundle.folder} has no {name} to compare with: "
-                    "make one with btr-export bundle --with-baselines"
-                )
+        _check_graphs(bundle, self.graphs)
         self.bundle = bundle
 
     def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
@@ -47,7 +43,8 @@ class TextReader:
         self,
         question: EncodedQuestion,
         passages: Sequence[PassageBits],
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = never,
+        told: Callable[[str], None] = ignore,
     ) -> list[Span]:
         """The best span of each passage, best first; raises `Cancelled`."""
         prepared = self.prepare(question)
@@ -103,7 +100,68 @@ class FloatSplitReader(TextReader):
         return start[0], end[0]
 
 
-BASELINES: dict[str, Callable[[Bundle], Reader]] = {
-    "split": FloatSplitReader,
-    "full": FullReader,
+class FullGenerative(GenerativeReader):
+    """Unsplit Fusion-in-Decoder: question and passage together through every encoder layer, nothing merged."""
+
+    cross, decoder = FULL_CROSS, FULL_DECODER
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, ratio=0.0)
+        _check_graphs(bundle, (FULL, FULL_CROSS, FULL_DECODER))
+
+    def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
+        """Last encoder states (t, d), each of one token (t,)."""
+        before, after = self.bundle.surround(passage.heading)
+        joint = [*question.ids[0].tolist(), *before, *self.bundle.tokenize(passage.text).ids, *after]
+        (states,) = self.bundle.run(FULL, ["encoded"], {"ids": np.array([joint], dtype=np.int64)})
+        return states[0], np.ones(len(joint), np.float32)
+
+
+class FloatSplitGenerative(GenerativeReader):
+    """The split T5 before its states were binarized; a passage's states are computed anew, nothing is merged."""
+
+    upper, cross, decoder = SPLIT_UPPER, SPLIT_CROSS, SPLIT_DECODER
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle, ratio=0.0)
+        _check_graphs(bundle, (SPLIT_LOWER, SPLIT_UPPER, SPLIT_CROSS, SPLIT_DECODER))
+
+    def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
+        """The question through this reader's own lower encoder."""
+        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
+        return replace(question, states=states)
+
+    def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
+        """Last encoder states (t, d), each of one token (t,)."""
+        before, after = self.bundle.surround(passage.heading)
+        ids = self.bundle.tokenize(passage.text).ids
+        whole = np.array([[*before, *ids, *after]], dtype=np.int64)
+        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
+        return self.encode_above(question, ids, {"states": states[:, len(before) : len(before) + len(ids)]})
+
+
+def _check_graphs(bundle: Bundle, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in bundle.manifest.files:
+            raise ModelError(
+                f"bundle {bundle.folder} has no {name} to compare with: "
+                "make one with btr-export bundle --with-baselines"
+            )
+
+
+_BASELINES: dict[tuple[str, str], Callable[[Bundle], Reader]] = {
+    ("extractive", "split"): FloatSplitReader,
+    ("extractive", "full"): FullReader,
+    ("generative", "split"): FloatSplitGenerative,
+    ("generative", "full"): FullGenerative,
 }
+
+
+def baseline(bundle: Bundle, name: str) -> Reader:
+    """
+    The reader "split" or "full" of a bundle.
+
+    Raises:
+        ModelError: If the bundle was made without it.
+    """
+    return _BASELINES[bundle.manifest.reader, name](bundle)

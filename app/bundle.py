@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from store.bundle import LOWER, SPAN, TOKENIZER, UPPER, Manifest, read_manifest, verify
+from store.bundle import CROSS, DECODER, FRAMES, LOWER, SPAN, TOKENIZER, UPPER, Manifest, read_manifest, verify
 from store.codec import Bits, Floats, pack, scales_to_bytes
 from store.errors import ModelError, UsageError
 
@@ -58,7 +58,7 @@ class EncodedQuestion:
     """What a question is read and retrieved with."""
 
     ids: npt.NDArray[np.int64]
-    """(1, q) with [CLS] and [SEP]."""
+    """(1, q) with [CLS] and [SEP], or with </s>."""
     states: Floats
     """(1, q, d)."""
     code: Floats
@@ -95,8 +95,6 @@ class Bundle:
             UsageError: If the device is not one that the installed ONNX Runtime offers.
         """
         manifest = read_manifest(folder)
-        if manifest.reader != "extractive":
-            raise ModelError(f"bundle {folder} holds a {manifest.reader} reader, this version runs extractive ones")
         verify(folder, manifest)
         if device != "cpu" and device not in devices():
             raise UsageError(f"device {device} is not present, ONNX Runtime offers: {', '.join(devices())}")
@@ -117,6 +115,10 @@ class Bundle:
         found: list[npt.NDArray[Any]] = self._session(graph).run(outputs, inputs)
         return found
 
+    def outputs(self, graph: str) -> list[str]:
+        """What a graph computes, by name."""
+        return [output.name for output in self._session(graph).get_outputs()]
+
     def _session(self, name: str) -> InferenceSession:
         with self._opening:
             if name not in self._sessions:
@@ -127,7 +129,8 @@ class Bundle:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # parallel over passages instead, see above
+        alone = name.endswith((CROSS, DECODER))  # all others are parallel over passages instead, see above
+        options.intra_op_num_threads = self.threads if alone else 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         provider = devices()[self.device]
@@ -164,9 +167,8 @@ class Bundle:
         )
 
     def surround(self, heading: str) -> tuple[list[int], list[int]]:
-        """What stands before and after a passage's tokens: [CLS] heading [SEP], [SEP]."""
-        cls, sep = self._special
-        return [cls, *self._cut_heading(heading)[1], sep], [sep]
+        """What stands before and after a passage's tokens: [CLS] heading [SEP], [SEP]; with </s> alone in a T5."""
+        return [*self.before, *self._cut_heading(heading)[1], self.end], [self.end]
 
     def heading_text(self, heading: str) -> str:
         """What of a heading path is encoded with a passage."""
@@ -186,9 +188,8 @@ class Bundle:
 
     def encode_question(self, question: str) -> EncodedQuestion:
         """Run the lower graph over a question, cut to the longest the reader knows."""
-        cls, sep = self._special
         body = self.tokenizer.encode(question, add_special_tokens=False).ids[: self.manifest.question_tokens]
-        ids = np.array([[cls, *body, sep]], dtype=np.int64)
+        ids = np.array([[*self.before, *body, self.end]], dtype=np.int64)
         states, code = self.run(LOWER, ["states", "code"], {"ids": ids})
         return EncodedQuestion(ids, states, code[0])
 
@@ -213,12 +214,26 @@ class Bundle:
         start, end = self.run(SPAN, ["start", "end"], inputs)
         return start[0], end[0]
 
+    @property
+    def before(self) -> list[int]:
+        """The special tokens before a text."""
+        return self._frame[:-1]
+
+    @property
+    def end(self) -> int:
+        """The special token that ends each part of a text, and an answer."""
+        return self._frame[-1]
+
     @cached_property
-    def _special(self) -> tuple[int, int]:
-        cls, sep = (self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-        if cls is None or sep is None:
-            raise ModelError(f"{self.folder / TOKENIZER} has no [CLS] or [SEP]: export the bundle again")
-        return cls, sep
+    def _frame(self) -> list[int]:
+        before, end = FRAMES[self.manifest.reader]
+        ids = []
+        for token in (*before, end):
+            number = self.tokenizer.token_to_id(token)
+            if number is None:
+                raise ModelError(f"{self.folder / TOKENIZER} has no {token}: export the bundle again")
+            ids.append(int(number))
+        return ids
 
 
 def devices() -> dict[str, str]:

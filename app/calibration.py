@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from store.bundle import SPAN, UPPER, Manifest, check_calibration
+from store.bundle import GRAPHS, Manifest, check_calibration
 from store.errors import StoreError
 
 ENOUGH = 10
@@ -91,7 +91,7 @@ def in_force(kept: str | None, manifest: Manifest) -> Calibration:
 
 def _reader(manifest: Manifest) -> str:
     """What tells readers over the same bits apart."""
-    return f"{manifest.files[UPPER][:16]} {manifest.files[SPAN][:16]}"
+    return " ".join(manifest.files[name][:16] for name in GRAPHS[manifest.reader][1:])
 
 
 def fit(observations: Sequence[Observation]) -> Calibration:

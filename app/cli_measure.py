@@ -47,6 +47,12 @@ _every_option = click.option(
 )
 @passages_option
 @click.option("--finish", metavar="N", type=click.IntRange(1), help="Passages that the reader reads to the end.")
+@click.option(
+    "--ratio", metavar="R", type=click.FloatRange(0, 0.5), help="Share of tokens that a generative reader merges."
+)
+@click.option(
+    "--beams", metavar="N", type=click.IntRange(1, 16), help="Answers that a generative reader follows at once."
+)
 @_every_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a reader (docs/json.md).")
 @click.pass_obj
@@ -60,6 +66,8 @@ def evaluate(
     readers: tuple[str, ...],
     passages: int,
     finish: int | None,
+    ratio: float | None,
+    beams: int | None,
     every: int,
     as_json: bool,
 ) -> None:
@@ -84,7 +92,7 @@ def evaluate(
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary
 
-    with _examination(places, questions, opened, every, finish) as examination:
+    with _examination(places, questions, opened, every, finish, ratio, beams) as examination:
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
@@ -142,22 +150,27 @@ def calibrate(
 
 @contextmanager
 def _examination(
-    places: Places, questions: Path, opened: bool, every: int, finish: int | None = None
+    places: Places,
+    questions: Path,
+    opened: bool,
+    every: int,
+    finish: int | None = None,
+    ratio: float | None = None,
+    beams: int | None = None,
 ) -> Iterator[Examination]:
     """The questions of a file over an open bundle and, if asked for, the store."""
     from app.bundle import Bundle
     from app.evaluation import Examination, load_questions
-    from app.reader import FINISHED
 
     chosen = load_questions(questions)
     bundle = Bundle.open(places.bundle, places.device)
     if not opened:
-        yield Examination(chosen, bundle, None, every, finish or FINISHED)
+        yield Examination(chosen, bundle, None, every, finish, ratio, beams)
         return
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store, every, finish or FINISHED)
+        yield Examination(chosen, bundle, store, every, finish, ratio, beams)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

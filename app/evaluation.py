@@ -21,7 +21,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ import numpy as np
 import numpy.typing as npt
 
 from app import SCHEMA_VERSION
-from app.baselines import BASELINES
+from app.baselines import baseline
 from app.bundle import Bundle, EncodedQuestion
 from app.calibration import SETTING, Calibration, Observation, in_force
 from app.documents import Document
 from app.formats.base import encodable
 from app.passages import PassageSplitter
-from app.reader import FINISHED, ExtractiveReader, PassageBits, Reader, Span
+from app.reader import PassageBits, Reader, Span, never, open_reader
 from app.retriever import CANDIDATES, Retriever, fuse
 from store.codec import Bits, token_arrays
 from store.errors import UsageError
@@ -199,32 +198,33 @@ class Examination:
         bundle: Bundle,
         store: TokenStore | None,
         every: int = 1,
-        finished: int = FINISHED,
+        finished: int | None = None,
+        ratio: float | None = None,
+        beams: int | None = None,
     ) -> None:
         """
         Of the questions every n-th is asked; the others say what belongs to an article.
 
-        `finished` is how many passages the binarized reader reads to the end.
+        `finished` is how many passages the binarized reader reads to the end; `ratio` and `beams` are a generative
+        one's.
         """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
-        self._finished = finished
+        self._settings = (finished, ratio, beams)
         kept = store.setting(SETTING) if store else None
         self.calibration = in_force(kept, bundle.manifest)
         self._readers: dict[str, Reader] = {}
 
     def reader(self, name: str) -> Reader:
         """
-        The reader of this name: binarized, or one of `app.baselines.BASELINES`.
+        The reader of this name: binarized, or one of `app.baselines`.
 
         Raises:
             ModelError: If the bundle does not have it.
+            UsageError: If a setting is not its kind's.
         """
         if name not in self._readers:
-            makers: dict[str, Callable[[Bundle], Reader]] = {
-                "binarized": partial(ExtractiveReader, finished=self._finished),
-                **BASELINES,
-            }
-            self._readers[name] = makers[name](self.bundle)
+            made = open_reader(self.bundle, *self._settings) if name == "binarized" else baseline(self.bundle, name)
+            self._readers[name] = made
         return self._readers[name]
 
     def ask(
@@ -275,7 +275,7 @@ def ask_given(questions: Sequence[Question], bundle: Bundle, reader: Reader) -> 
             raise UsageError(f"the question {question.text!r} has no context to read: ask over the store with --open")
         passages = encode(question.title, question.context)
         began = time.perf_counter()
-        spans = reader.read(bundle.encode_question(question.text), passages, _never)
+        spans = reader.read(bundle.encode_question(question.text), passages, never)
         ms = 1000 * (time.perf_counter() - began)
         yield _outcome(question, bool(question.answers), passages, spans, None, ms)
 
@@ -344,7 +344,7 @@ def _read(
     passages: Sequence[StoredPassage],
     bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]],
 ) -> list[Span]:
-    return reader.read(question, [PassageBits(p.text, *bits[p.id], p.heading) for p in passages], _never)
+    return reader.read(question, [PassageBits(p.text, *bits[p.id], p.heading) for p in passages], never)
 
 
 def _holding(question: Question, passages: Sequence[StoredPassage]) -> set[int]:
@@ -366,7 +366,7 @@ def _outcome(
     rank: int | None,
     ms: float,
 ) -> Outcome:
-    answers = tuple(passages[span.passage].text[span.start : span.end] for span in spans)
+    answers = tuple(span.answer(passages[span.passage].text) for span in spans)
     return Outcome(question, answerable, answers, tuple(span.score for span in spans), rank, ms)
 
 
@@ -435,7 +435,3 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _digest(context: str) -> str:
     return hashlib.sha256(context.encode()).hexdigest()
-
-
-def _never() -> bool:
-    return False

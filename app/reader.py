@@ -1,9 +1,9 @@
 """
 Readers: stored passages and a question in, ranked answers out.
 
-`Reader` is all that the rest of the program knows. `ExtractiveReader` (BTR-BERT) runs the upper graphs on each
-passage's bits; its logits are relative to the passage's null logit, so spans compare across passages and 0 means
-"not in this passage".
+`Reader` is all that the rest of the program knows; `open_reader` gives the one that a bundle holds. `ExtractiveReader`
+(BTR-BERT) runs the upper graphs on each passage's bits; its logits are relative to the passage's null logit, so spans
+compare across passages and 0 means "not in this passage". The generative reader is in `app.generative`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion, Survey
 from store.codec import Bits, Floats
+from store.errors import UsageError
 
 MAX_ANSWER_TOKENS = 30
 FINISHED = 6
@@ -55,17 +56,38 @@ class Span:
     """First character in the passage's text."""
     end: int
     score: float
-    """Start plus end logit against no answer: above 0 is likelier than none."""
+    """Against no answer: above 0 is likelier than none. Start plus end logit, or a log probability."""
+    text: str | None = None
+    """The answer where it was written, not copied; start and end then say where the passage has it, else 0 and 0."""
+
+    def answer(self, passage: str) -> str:
+        """The answer, given the text of its passage."""
+        return passage[self.start : self.end] if self.text is None else self.text
+
+
+def never() -> bool:
+    """Not cancelled."""
+    return False
+
+
+def ignore(text: str) -> None:
+    """Nobody listens."""
 
 
 class Reader(Protocol):
     """Answers a question from stored passages."""
 
     def read(
-        self, question: EncodedQuestion, passages: Sequence[PassageBits], cancelled: Callable[[], bool]
+        self,
+        question: EncodedQuestion,
+        passages: Sequence[PassageBits],
+        cancelled: Callable[[], bool] = never,
+        told: Callable[[str], None] = ignore,
     ) -> list[Span]:
         """
-        The best span of each passage, best first; passages without any hope may be left out.
+        The best answers, best first: spans of different passages, or texts with the passage that each comes from.
+
+        A reader that writes tells the text so far after each word, in the caller's thread.
 
         Raises:
             Cancelled: If `cancelled` became true before all passages were read.
@@ -88,7 +110,8 @@ class ExtractiveReader:
         self,
         question: EncodedQuestion,
         passages: Sequence[PassageBits],
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Callable[[], bool] = never,
+        told: Callable[[str], None] = ignore,
     ) -> list[Span]:
         """The best span of each finished passage, best first; raises `Cancelled`."""
         surveyed: dict[int, Survey] = {}
@@ -107,6 +130,26 @@ class ExtractiveReader:
         each_passage(self._bundle, passages, range(len(passages)), survey, cancelled)
         best = sorted(surveyed, key=lambda index: (-surveyed[index].relevance, index))[: self._finished]
         return best_first(each_passage(self._bundle, passages, best, finish, cancelled))
+
+
+def open_reader(
+    bundle: Bundle, finished: int | None = None, ratio: float | None = None, beams: int | None = None
+) -> Reader:
+    """
+    The reader that a bundle holds, with its defaults where nothing is given.
+
+    Raises:
+        UsageError: If something is given that this kind of reader does not have.
+    """
+    if bundle.manifest.reader == "extractive":
+        if ratio is not None or beams is not None:
+            raise UsageError(f"{bundle.folder} holds an extractive reader: --ratio and --beams are for generative ones")
+        return ExtractiveReader(bundle, finished or FINISHED)
+    if finished is not None:
+        raise UsageError(f"{bundle.folder} holds a generative reader: --finish is for extractive ones")
+    from app.generative import RATIO, GenerativeReader
+
+    return GenerativeReader(bundle, RATIO if ratio is None else ratio, beams or 1)
 
 
 T = TypeVar("T")

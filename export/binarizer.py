@@ -10,6 +10,8 @@ Kinds, by name; what ships is "residual", the others are what it was chosen agai
 - "plain": h~ = sign(h), the gradient straight through.
 - "sign": h~ = scale * sign(h). The paper's choice for post-layernorm readers.
 - "gain": h~ = c + g * scale * sign(h - c), with a mean c and a gain g for every channel.
+- "norm": h~ = scale * sign(h) * g, with g = 1 / |w| of the layernorm above at first. The paper's choice for
+  pre-layernorm readers (T5): see `export.t5`.
 - "residual": binarize what the token id does not already tell. base = W e(id) + c, y = (h - base) P,
   h~ = base + scale * sign(y) D. The ids cost nothing: passages are re-tokenized from their text.
 - "neighbours": the same with a base that also sees the ids before and after.
@@ -135,6 +137,23 @@ class GainBinarizer(Binarizer):
         return base + self.gain * scale * signs
 
 
+class NormBinarizer(Binarizer):
+    """h~ = scale * sign(h) * g, kind "norm": the signs after a layernorm w, taken back through it."""
+
+    def __init__(self, hidden_size: int, bits: int) -> None:
+        super().__init__(hidden_size, bits)
+        self.gain = nn.Parameter(torch.ones(hidden_size))
+
+    @torch.no_grad()
+    def below(self, w: Tensor) -> None:
+        """Set the gain from the weights w (d,) of the layernorm above; next to 0 they would say nothing."""
+        self.gain.copy_(1 / w.abs().clamp(min=0.01 * float(w.abs().mean()) + 1e-12))
+
+    def restore(self, signs: Tensor, scale: Tensor, base: Tensor) -> Tensor:
+        """h~ (..., d) from signs (..., d) and scale (..., 1)."""
+        return scale * signs * self.gain
+
+
 class ResidualBinarizer(Binarizer):
     """h~ = W f + c + rms(y) * sign(y) D, y = (h - W f - c) P, kind "residual": m bits in a rotated subspace."""
 
@@ -207,6 +226,7 @@ KINDS: dict[str, type[Binarizer]] = {
     "plain": PlainBinarizer,
     "sign": Binarizer,
     "gain": GainBinarizer,
+    "norm": NormBinarizer,
     "residual": ResidualBinarizer,
     "neighbours": NeighbourBinarizer,
 }

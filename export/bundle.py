@@ -12,6 +12,7 @@ import datetime
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +22,20 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from optimum.exporters.onnx import export_models, validate_models_outputs
+from optimum.exporters.onnx import OnnxConfig, export_models, validate_models_outputs
 from tokenizers import Tokenizer
 from torch import nn
+from transformers import T5ForConditionalGeneration
 
-from export.data import MAX_HEADING, MAX_QUESTION, load_tokenizer
+from export.data import MAX_HEADING, MAX_QUESTION, frame, load_tokenizer
+from export.full import FullReader
 from export.graphs import (
+    CrossGraph,
+    CrossOnnxConfig,
+    DecoderGraph,
+    DecoderOnnxConfig,
     FullGraph,
     FullOnnxConfig,
-    GraphConfig,
     LowerGraph,
     LowerOnnxConfig,
     SpanGraph,
@@ -38,18 +44,31 @@ from export.graphs import (
     SplitLowerOnnxConfig,
     SplitUpperGraph,
     SplitUpperOnnxConfig,
+    T5FullGraph,
+    T5FullOnnxConfig,
+    T5SplitUpperGraph,
+    T5SplitUpperOnnxConfig,
+    T5UpperGraph,
+    T5UpperOnnxConfig,
     UpperGraph,
     UpperOnnxConfig,
     vocabulary_tables,
 )
 from export.reader import SplitReader
+from export.t5 import FullT5, SplitT5
 from export.train import load_full, load_reader
 from store.bundle import (
+    CROSS,
+    DECODER,
     FORMAT_VERSION,
     FULL,
+    FULL_CROSS,
+    FULL_DECODER,
     LOWER,
     MANIFEST,
     SPAN,
+    SPLIT_CROSS,
+    SPLIT_DECODER,
     SPLIT_LOWER,
     SPLIT_UPPER,
     TOKENIZER,
@@ -98,13 +117,13 @@ UNCALIBRATED = Calibration(0.0, 1.0, 0.5)
 MIN_BIT_AGREEMENT = 0.93
 MIN_CODE_COSINE = 0.97
 MAX_LOGIT_ERROR = 1.0
-"""Mean absolute difference of the logits; they span about 20."""
+"""Mean absolute difference of the logits, of log probabilities over the vocabulary in a generative reader."""
 
 
 def make_bundle(
     run: Path,
     out: Path,
-    name: str,
+    name: str | None = None,
     precision: str = "int8",
     baselines: bool = False,
     calibration: Calibration = UNCALIBRATED,
@@ -126,6 +145,7 @@ def make_bundle(
     except ValueError as error:
         raise ExportError(f"the calibration has {error}: give what btr-assistant calibrate prints") from error
     reader = load_reader(run)
+    name = name or ("btr-minilm" if isinstance(reader, SplitReader) else "btr-t5")
     trained = json.loads((run / "train.json").read_text())
     if "binarized" not in trained["dev"] or not (run / "tokenizer.json").is_file():
         raise ExportError(f"{run} is not a whole run with a binarized step: give the folder that btr-export train made")
@@ -144,25 +164,20 @@ def make_bundle(
 
 
 def _export(
-    reader: SplitReader, run: Path, work: Path, name: str, precision: str, baselines: bool, calibration: Calibration
+    reader: SplitReader | SplitT5,
+    run: Path,
+    work: Path,
+    name: str,
+    precision: str,
+    baselines: bool,
+    calibration: Calibration,
 ) -> Manifest:
     if not reader.binarizer.exportable:
         raise ExportError(f"the binarizer {reader.config.binarizer} is for studies: train with another one to export")
-    tables = vocabulary_tables(reader)
-    reader.bert_config.btr_bits = reader.binarizer.bits
-    parts: dict[str, tuple[nn.Module, GraphConfig]] = {
-        Path(LOWER).stem: (LowerGraph(reader, tables), LowerOnnxConfig(reader.bert_config)),
-        Path(UPPER).stem: (UpperGraph(reader, tables), UpperOnnxConfig(reader.bert_config)),
-        Path(SPAN).stem: (SpanGraph(reader, {}), SpanOnnxConfig(reader.bert_config)),
-    }
+    graphs = _graphs(reader)
     if baselines:
-        full, split = load_full(run / "full"), load_reader(run / "decomposed")
-        tables = vocabulary_tables(split)
-        parts |= {
-            Path(FULL).stem: (FullGraph(full), FullOnnxConfig(full.bert_config)),
-            Path(SPLIT_LOWER).stem: (SplitLowerGraph(split, tables), SplitLowerOnnxConfig(split.bert_config)),
-            Path(SPLIT_UPPER).stem: (SplitUpperGraph(split, tables), SplitUpperOnnxConfig(split.bert_config)),
-        }
+        graphs |= _baseline_graphs(load_full(run / "full"), load_reader(run / "decomposed"))
+    parts = {Path(name).stem: part for name, part in graphs.items()}
     floats = work / "float32"
     floats.mkdir()
     _, outputs = export_models(parts, floats, opset=17)
@@ -173,7 +188,7 @@ def _export(
     except Exception as error:  # Optimum raises four unrelated types for the same fact
         raise ExportError(f"the exported graphs differ from the reader, nothing was written: {error}") from error
     tokenizer = load_tokenizer(run)
-    parity = {"float32": _parity_torch(reader, floats / LOWER, tokenizer)}
+    parity: dict[str, Any] = {"float32": _parity_torch(reader, floats, tokenizer)}
     for part in parts:
         source, target = floats / f"{part}.onnx", work / f"{part}.onnx"
         if precision == "int8":
@@ -181,12 +196,55 @@ def _export(
         else:
             shutil.copyfile(source, target)
     if precision == "int8":
-        parity["int8"] = _parity_graphs(floats, work, tokenizer)
+        parity["int8"] = _parity_graphs(floats, work, tokenizer, _paths(reader))
     shutil.rmtree(floats)
     tokenizer.save(str(work / TOKENIZER))
     manifest = _manifest(reader, run, work, name, precision, parity, calibration)
     write_manifest(work, manifest)
     return manifest
+
+
+Graphs = dict[str, tuple[nn.Module, OnnxConfig]]
+
+
+def _graphs(reader: SplitReader | SplitT5) -> Graphs:
+    """File name -> graph and configuration, of the reader itself."""
+    tables, config = vocabulary_tables(reader), reader.model_config
+    config.btr_bits = reader.binarizer.bits
+    lower: Graphs = {LOWER: (LowerGraph(reader, tables), LowerOnnxConfig(config))}
+    if isinstance(reader, SplitReader):
+        return lower | {
+            UPPER: (UpperGraph(reader, tables), UpperOnnxConfig(config)),
+            SPAN: (SpanGraph(reader, {}), SpanOnnxConfig(config)),
+        }
+    upper: Graphs = {UPPER: (T5UpperGraph(reader, tables), T5UpperOnnxConfig(config))}
+    return lower | upper | _decoder_graphs(reader.t5, CROSS, DECODER)
+
+
+def _baseline_graphs(full: FullReader | FullT5, split: SplitReader | SplitT5) -> Graphs:
+    """The same of the full reader and of the split one with float states."""
+    tables, config = vocabulary_tables(split), split.model_config
+    lower: Graphs = {SPLIT_LOWER: (SplitLowerGraph(split, tables), SplitLowerOnnxConfig(config))}
+    if isinstance(full, FullReader):
+        return lower | {
+            FULL: (FullGraph(full), FullOnnxConfig(full.model_config)),
+            SPLIT_UPPER: (SplitUpperGraph(split, tables), SplitUpperOnnxConfig(config)),
+        }
+    both: Graphs = {
+        FULL: (T5FullGraph(full), T5FullOnnxConfig(full.model_config)),
+        SPLIT_UPPER: (T5SplitUpperGraph(split, tables), T5SplitUpperOnnxConfig(config)),
+    }
+    decoders = _decoder_graphs(full.t5, FULL_CROSS, FULL_DECODER) | _decoder_graphs(
+        split.t5, SPLIT_CROSS, SPLIT_DECODER
+    )
+    return lower | both | decoders
+
+
+def _decoder_graphs(t5: T5ForConditionalGeneration, cross: str, decoder: str) -> Graphs:
+    return {
+        cross: (CrossGraph(t5), CrossOnnxConfig(t5.config)),
+        decoder: (DecoderGraph(t5), DecoderOnnxConfig.of(t5.config)),
+    }
 
 
 def quantize(source: Path, target: Path) -> None:
@@ -220,19 +278,19 @@ def _probes(tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray, slice]]:
     def ids(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    before, sep = frame(tokenizer)
     probes = []
     for heading, question, passage in PROBES:
-        head, body = [cls, *ids(heading), sep], ids(passage)
+        head, body = [*before, *ids(heading), sep], ids(passage)
         whole = np.array([[*head, *body, sep]], dtype=np.int64)
-        asked = np.array([[cls, *ids(question), sep]], dtype=np.int64)
+        asked = np.array([[*before, *ids(question), sep]], dtype=np.int64)
         probes.append((asked, whole, slice(len(head), len(head) + len(body))))
     return probes
 
 
-def _parity_torch(reader: SplitReader, path: Path, tokenizer: Tokenizer) -> dict[str, float]:
+def _parity_torch(reader: SplitReader | SplitT5, floats: Path, tokenizer: Tokenizer) -> dict[str, float]:
     """Share of equal bits between the reader in torch and the float graph on the probes."""
-    session = _session(path)
+    session = _session(floats / LOWER)
     agreement = []
     for _, ids, body in _probes(tokenizer):
         (bits,) = session.run(["bits"], {"ids": ids})
@@ -244,13 +302,53 @@ def _parity_torch(reader: SplitReader, path: Path, tokenizer: Tokenizer) -> dict
     return {"bit_agreement": round(share, 6)}
 
 
-def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer) -> dict[str, float]:
+Reads = Callable[[Path], Callable[[dict[str, np.ndarray]], np.ndarray]]
+"""A folder of graphs -> what turns a question and a passage's bits, as the upper graph takes them, into logits."""
+
+
+def _span_logits(folder: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Start and end logits of an extractive reader."""
+    upper, span = _session(folder / UPPER), _session(folder / SPAN)
+
+    def read(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        (joint,) = upper.run(["joint"], inputs)
+        rest = {"joint": joint, "question_ids": inputs["question_ids"], "ids": inputs["ids"]}
+        return np.stack(span.run(["start", "end"], rest))
+
+    return read
+
+
+def _first_logits(folder: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Log probabilities (V,) of the first token of a generative reader's answer."""
+    upper, cross, decoder = (_session(folder / name) for name in (UPPER, CROSS, DECODER))
+
+    def read(inputs: dict[str, np.ndarray]) -> np.ndarray:
+        (encoded,) = upper.run(["encoded"], {**inputs, "ratio": np.array(0, np.float32)})
+        names = [output.name for output in cross.get_outputs()]
+        keys = dict(zip(names, cross.run(None, {"encoded": encoded}), strict=True))
+        _, heads, _, size = next(iter(keys.values())).shape
+        past = {name.replace("encoder", "decoder"): np.zeros((1, heads, 0, size), np.float32) for name in names}
+        start = {
+            "input_ids": np.zeros((1, 1), np.int64),
+            "encoder_attention_mask": np.ones(encoded.shape[:2], np.int64),
+        }
+        (logits,) = decoder.run(["logits"], {**start, **keys, **past})
+        return logits[0, 0] - np.logaddexp.reduce(logits[0, 0])
+
+    return read
+
+
+def _paths(reader: SplitReader | SplitT5) -> Reads:
+    return _span_logits if isinstance(reader, SplitReader) else _first_logits
+
+
+def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer, reads: Reads) -> dict[str, float]:
     """The int8 graphs against the float ones on the probes: equal bits, passage codes, and logits end to end."""
     agreements, codes, errors = [], [], []
-    sessions = [[_session(folder / name) for name in (LOWER, UPPER, SPAN)] for folder in (floats, ints)]
+    sessions = [(_session(folder / LOWER), reads(folder)) for folder in (floats, ints)]
     for question, passage, body in _probes(tokenizer):
         bits, code, logits = [], [], []
-        for lower, upper, span in sessions:
+        for lower, read in sessions:
             packed, scale, passage_code = lower.run(["bits", "scale", "code"], {"ids": passage})
             (states,) = lower.run(["states"], {"ids": question})
             inputs = {
@@ -262,9 +360,7 @@ def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer) -> dict[str, 
             }
             bits.append(packed[:, body])
             code.append(passage_code[0] / np.linalg.norm(passage_code[0]))
-            (joint,) = upper.run(["joint"], inputs)
-            rest = {"joint": joint, "question_ids": question, "ids": passage[:, body]}
-            logits.append(np.stack(span.run(["start", "end"], rest)))
+            logits.append(read(inputs))
         agreements.append(1 - np.bitwise_count(bits[0] ^ bits[1]).mean() / 8)
         codes.append(float(code[0] @ code[1]))
         errors.append(np.abs(logits[0] - logits[1]).mean())
@@ -283,7 +379,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _manifest(
-    reader: SplitReader,
+    reader: SplitReader | SplitT5,
     run: Path,
     work: Path,
     name: str,
@@ -291,13 +387,13 @@ def _manifest(
     parity: dict[str, Any],
     calibration: Calibration,
 ) -> Manifest:
-    split, config = reader.config, reader.bert_config
+    split, config = reader.config, reader.model_config
     trained = json.loads((run / "train.json").read_text())
     files = {path.name: file_hash(path) for path in sorted(work.iterdir()) if path.name != MANIFEST}
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
-        reader="extractive",
+        reader="extractive" if isinstance(reader, SplitReader) else "generative",
         hidden_size=config.hidden_size,
         split_layer=split.split_layer,
         upper_layers=split.upper_layers,

@@ -46,10 +46,11 @@ def train(
 
     Example: btr-export train all-MiniLM-L6-v2/ runs/first --train train.jsonl.gz --validation validation.jsonl.gz
     """
-    from export.recipe import load_recipe
+    from export.recipe import default_recipe, load_recipe
+    from export.t5 import model_type
     from export.train import train as run
 
-    recipe = load_recipe(recipe_file, settings)
+    recipe = load_recipe(recipe_file, settings, default_recipe(model_type(checkpoint)))
     figures = run(
         checkpoint, files, validation, out, recipe, device, share, start, eval_every=eval_every, save_every=save_every
     )
@@ -58,9 +59,45 @@ def train(
 
 
 @cli.command()
+@click.argument("out", type=_FILE)
+@click.option("--text", "files", type=_FILE, multiple=True, required=True, help="JSONL of texts; repeatable.")
+@click.option("--steps", default=20_000, show_default=True, type=click.IntRange(1))
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Windows a step.")
+@click.option("--window", default=256, show_default=True, type=click.IntRange(16), help="Tokens a window.")
+@click.option(
+    "--vocabulary", default=32_000, show_default=True, type=click.IntRange(200), help="Words of the tokenizer."
+)
+@click.option("--hidden", default=512, show_default=True, type=click.IntRange(32), help="Hidden size.")
+@click.option("--layers", default=8, show_default=True, type=click.IntRange(2), help="Layers on either side.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+def pretrain(
+    out: Path,
+    files: tuple[Path, ...],
+    steps: int,
+    batch: int,
+    window: int,
+    vocabulary: int,
+    hidden: int,
+    layers: int,
+    device: str,
+) -> None:
+    """Train a T5 from text alone into the checkpoint folder OUT, for `btr-export train`; go on if OUT was stopped.
+
+    Example: btr-export pretrain t5-small/ --text simplewiki.jsonl.gz
+    """
+    from export.pretrain import Pretraining, Shape
+    from export.pretrain import pretrain as run
+
+    heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
+    shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers)
+    recipe = Pretraining(shape, steps=steps, batch=batch, window=window)
+    click.echo(f"{out}: {run(files, out, recipe, device)}")
+
+
+@cli.command()
 @click.argument("run", type=_FILE)
 @click.argument("out", type=_FILE)
-@click.option("--name", default="btr-minilm", show_default=True, help="The bundle's name.")
+@click.option("--name", help="The bundle's name (default: btr-minilm, or btr-t5 for a generative reader).")
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["int8", "float32"]))
 @click.option(
     "--calibration",
@@ -72,7 +109,12 @@ def train(
 )
 @click.option("--with-baselines", is_flag=True, help="Also export the run's full reader and its float split reader.")
 def bundle(
-    run: Path, out: Path, name: str, precision: str, calibration: tuple[float, float, float], with_baselines: bool
+    run: Path,
+    out: Path,
+    name: str | None,
+    precision: str,
+    calibration: tuple[float, float, float],
+    with_baselines: bool,
 ) -> None:
     """Export the training run RUN to the bundle folder OUT, after checking it against the reader.
 

@@ -26,10 +26,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from store.bundle import FRAMES
 from store.errors import ExportError
 
 MAX_HEADING = 24
 MAX_QUESTION = 40
+MAX_ANSWER = 32
 
 
 @dataclass
@@ -37,11 +39,13 @@ class Question:
     """A question on one passage."""
 
     ids: list[int]
-    """[CLS] question [SEP]."""
+    """[CLS] question [SEP]; with a T5's tokens there is no [CLS], and [SEP] is </s>, here and below."""
     start: int
     """First answer token, counted in the passage's body."""
     end: int
     """Last answer token, inclusive."""
+    answer: list[int] = field(default_factory=list)
+    """answer [SEP], for a reader that writes it."""
 
 
 @dataclass
@@ -76,13 +80,15 @@ class Batch:
     pair_passage: Tensor
     """(N,) index into the passages."""
     slot: Tensor
-    """(N,) which of its question's passages this pair is: 0 or 1."""
+    """(N,) which of its question's passages this pair is, from 0."""
     gold_pair: Tensor
     """(Q,) pair that holds the answer, -1 where none does."""
     start: Tensor
     """(Q,) first answer token in the gold pair."""
     end: Tensor
     """(Q,) last answer token."""
+    answer_ids: Tensor
+    """(Q, a) answer [SEP]; only [SEP] where no passage holds the answer."""
 
 
 def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
@@ -132,6 +138,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def frame(tokenizer: Tokenizer) -> tuple[list[int], int]:
+    """
+    What stands before a text, and what ends each of its parts: [CLS] and [SEP], or nothing and </s>.
+
+    Raises:
+        ExportError: If the tokenizer has neither.
+    """
+    for before, end in FRAMES.values():
+        ids = [tokenizer.token_to_id(token) for token in (*before, end)]
+        if None not in ids:
+            return ids[:-1], ids[-1]
+    raise ExportError("the tokenizer has neither [CLS] and [SEP] nor </s>: give a BERT or T5 checkpoint")
+
+
 def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> list[Passage]:
     """
     Rows grouped by context, tokenized, cut into windows of at most `window` body tokens.
@@ -148,23 +168,24 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
     keys = list(rows)
     bodies = _encode(tokenizer, [context for _, context in keys])
     heads = _encode(tokenizer, [title.replace("_", " ") for title, _ in keys])
-    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    before, sep = frame(tokenizer)
+    answers = iter(_encode(tokenizer, [row["answers"][0]["text"] for key in keys for row in rows[key]]))
     overlap = window // 4
     passages = []
     for number, ((title, context), (ids, offsets), (head, _)) in enumerate(zip(keys, bodies, heads, strict=True)):
         group = rows[title, context]
         questions = _encode(tokenizer, [row["question"] for row in group])
         starts = range(0, max(1, len(ids) - overlap), window - overlap)
-        windows = [Passage(title, number, [cls, *head[:MAX_HEADING], sep], ids[at : at + window]) for at in starts]
+        windows = [Passage(title, number, [*before, *head[:MAX_HEADING], sep], ids[at : at + window]) for at in starts]
         for row, (question, _) in zip(group, questions, strict=True):
-            answer = row["answers"][0]
+            answer, (answer_ids, _) = row["answers"][0], next(answers)
             span = _token_span(offsets, answer["answer_start"], answer["answer_start"] + len(answer["text"]))
             if span is None:
                 continue
             for at, passage in zip(starts, windows, strict=True):
                 if at <= span[0] and span[1] < at + window:
-                    ids_q = [cls, *question[:MAX_QUESTION], sep]
-                    passage.questions.append(Question(ids_q, span[0] - at, span[1] - at))
+                    asked, said = [*before, *question[:MAX_QUESTION], sep], [*answer_ids[:MAX_ANSWER], sep]
+                    passage.questions.append(Question(asked, span[0] - at, span[1] - at, said))
                     break
         passages.extend(passage for passage in windows if passage.questions)
     if not passages:
@@ -173,13 +194,18 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
 
 
 def batches(
-    passages: Sequence[Passage], pair_tokens: int, seed: int, unanswerable: float = 0.0, second: float = 0.0
+    passages: Sequence[Passage],
+    pair_tokens: int,
+    seed: int,
+    unanswerable: float = 0.0,
+    second: float = 0.0,
+    others: int = 1,
 ) -> Iterator[Batch]:
     """
     One epoch of batches of about `pair_tokens` padded question-passage tokens, in a seeded order.
 
     A share `unanswerable` of the questions sees only another passage of the article, so that their answer is the null
-    option; a share `second` sees one next to the right passage.
+    option; a share `second` sees one next to the right passage or, with more `others`, 1 to so many passages more.
     """
     rng = random.Random(seed)
     units = _units(passages, rng)
@@ -199,7 +225,7 @@ def batches(
         groups.append(group)
     rng.shuffle(groups)
     for group in groups:
-        yield _collate(group, unanswerable, second, rng)
+        yield _collate(group, unanswerable, second, others, rng)
 
 
 def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage]]:
@@ -214,12 +240,12 @@ def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage
     return units
 
 
-def _collate(group: list[Passage], unanswerable: float, second: float, rng: random.Random) -> Batch:
+def _collate(group: list[Passage], unanswerable: float, second: float, others: int, rng: random.Random) -> Batch:
     pairs: list[tuple[int, int, int]] = []
     gold, starts, ends, questions = [], [], [], []
     for at, passage in enumerate(group):
-        others = [i for i, other in enumerate(group) if other.context != passage.context]
-        siblings = [i for i in others if group[i].article == passage.article] or others
+        foreign = [i for i, other in enumerate(group) if other.context != passage.context]
+        siblings = [i for i in foreign if group[i].article == passage.article] or foreign
         for question in passage.questions:
             draw = rng.random()
             number = len(questions)
@@ -228,15 +254,22 @@ def _collate(group: list[Passage], unanswerable: float, second: float, rng: rand
             ends.append(question.end)
             if draw < unanswerable and siblings:
                 gold.append(-1)
-                pairs.append((number, rng.choice(siblings), 0))
+                wrong = [rng.choice(siblings)]
+                if others > 1:
+                    wrong = _beside(siblings, foreign, 1 + _count(others, second, rng), rng)
+                pairs.extend((number, other, slot) for slot, other in enumerate(wrong))
                 continue
             gold.append(len(pairs))
             pairs.append((number, at, 0))
-            if draw < unanswerable + second and siblings:
-                pairs.append((number, rng.choice(siblings), 1))
+            if others > 1:
+                beside = _beside(siblings, foreign, _count(others, second, rng), rng)
+            else:
+                beside = [rng.choice(siblings)] if draw < unanswerable + second and siblings else []
+            pairs.extend((number, other, slot) for slot, other in enumerate(beside, start=1))
     body_ids = pad([p.body for p in group])
-    lengths = torch.tensor([len(p.body) for p in group])
     sep = group[0].head[-1]
+    said = [q.answer if at >= 0 else [sep] for q, at in zip(questions, gold, strict=True)]
+    lengths = torch.tensor([len(p.body) for p in group])
     columns = torch.tensor(pairs).T
     return Batch(
         passage_ids=pad([[*p.head, *p.body, sep] for p in group]),
@@ -250,7 +283,20 @@ def _collate(group: list[Passage], unanswerable: float, second: float, rng: rand
         gold_pair=torch.tensor(gold),
         start=torch.tensor(starts),
         end=torch.tensor(ends),
+        answer_ids=pad(said),
     )
+
+
+def _count(others: int, second: float, rng: random.Random) -> int:
+    """How many wrong passages a question sees: as many with the right one as without it, so that it tells nothing."""
+    return rng.randint(1, others) if rng.random() < second else 0
+
+
+def _beside(siblings: list[int], foreign: list[int], others: int, rng: random.Random) -> list[int]:
+    """Up to `others` different passages: those of the article first, then any of another context."""
+    chosen = rng.sample(siblings, min(others, len(siblings)))
+    left = [i for i in foreign if i not in chosen]
+    return chosen + rng.sample(left, min(others - len(chosen), len(left)))
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -21,7 +21,7 @@ class FullReader(nn.Module):
 
     def __init__(self, bert: BertModel) -> None:
         super().__init__()
-        self.bert_config: BertConfig = bert.config
+        self.model_config: BertConfig = bert.config
         self.embeddings = bert.embeddings
         self.layers = bert.encoder.layer
         self.span = nn.Linear(bert.config.hidden_size, 2)
@@ -65,20 +65,22 @@ class FullReader(nn.Module):
         return (weights * asked).sum(1) / asked.sum(1)
 
 
-def join(q_ids: Tensor, p_ids: Tensor, body_start: Tensor, body_length: int) -> tuple[Tensor, Tensor, Tensor]:
+def join(
+    q_ids: Tensor, p_ids: Tensor, body_start: Tensor, body_length: int, dropped: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
     """
     Questions (N, q) and passages (N, L) -> joint ids (N, T) without a gap, segments (N, T), body positions (N, n).
 
-    The passage's [CLS] is dropped: its heading follows the question's [SEP].
+    The first `dropped` tokens of a passage, its [CLS], are: its heading follows the question's [SEP].
     """
-    q_length, p_length = (q_ids != 0).sum(1), (p_ids != 0).sum(1) - 1
+    q_length, p_length = (q_ids != 0).sum(1), (p_ids != 0).sum(1) - dropped
     at = torch.arange(int((q_length + p_length).max()), device=q_ids.device)[None]
     segment = (at >= q_length[:, None]).long()
     in_question = at.clamp(max=q_ids.shape[1] - 1).expand(len(q_ids), -1)
-    in_passage = (at - q_length[:, None] + 1).clamp(min=0, max=p_ids.shape[1] - 1)
+    in_passage = (at - q_length[:, None] + dropped).clamp(min=0, max=p_ids.shape[1] - 1)
     ids = torch.where(segment == 0, torch.gather(q_ids, 1, in_question), torch.gather(p_ids, 1, in_passage))
     inside = at < (q_length + p_length)[:, None]
-    first = q_length + body_start - 1
+    first = q_length + body_start - dropped
     body = first[:, None] + torch.arange(body_length, device=q_ids.device)[None]
     return ids * inside, segment * inside, body.clamp(max=ids.shape[1] - 1)
 

@@ -13,6 +13,15 @@ and, for measuring against, the readers of the steps before (`btr-export bundle 
     split-lower.onnx  ids (b, n) -> states (b, n, d)
     split-upper.onnx  question_states (1, q, d), question_ids (1, q), ids (p, n), states (p, n, d) -> start, end
 
+A generative reader (T5) has the same lower graph, and above it
+
+    upper.onnx    as above with ratio () -> encoded (p, t, d), size (p, t): of how many tokens, 0 is padding
+    cross.onnx    encoded (1, t, d) -> the decoder's cross-attention: past_key_values.I.encoder.key and .value
+    decoder.onnx  Optimum's T5 decoder with past, whose first call has a past of length 0; one output more:
+                  attention (b, t), what the last token paid to each state, the mean over layers and heads
+
+with baselines full.onnx (ids -> encoded), split-upper.onnx (of states) and a cross and decoder graph each.
+
 The upper encoder is two graphs because a passage that the early span head finds nothing in need not be finished: the
 layers after the first and the span head run on the best few.
 
@@ -28,12 +37,15 @@ from typing import Any
 
 import torch
 from optimum.exporters.onnx import OnnxConfig
+from optimum.exporters.onnx.model_configs import T5OnnxConfig
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from export.binarizer import rms
 from export.full import FullReader
 from export.reader import SplitReader, run_layers, shared_tokens
+from export.t5 import FullT5, SplitT5
 
 
 class Table(nn.Module):
@@ -51,13 +63,13 @@ class Table(nn.Module):
         return self.rows[ids].float() * self.scale[ids].float()
 
 
-def vocabulary_tables(reader: SplitReader) -> dict[str, Table]:
+def vocabulary_tables(reader: SplitReader | SplitT5) -> dict[str, Table]:
     """The word embeddings, the binarizer's base and the shared-token factors, each a table over token ids."""
-    words = reader.lower.embeddings.word_embeddings.weight.detach()
+    words = reader.lower.words.weight.detach()
     tables = {"words": Table(words)}
     if reader.binarizer.uses_ids:
         tables["base"] = Table(reader.binarizer.base(words).detach())
-    factors = reader.upper.match_factors(words)
+    factors = reader.upper.match_factors(words) if isinstance(reader, SplitReader) else None
     if factors is not None:
         tables["match"] = Table(factors.detach())
     return tables
@@ -66,18 +78,15 @@ def vocabulary_tables(reader: SplitReader) -> dict[str, Table]:
 class GraphPart(nn.Module):
     """A part of the reader with the checkpoint's configuration, as Optimum wants it."""
 
-    def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
+    def __init__(self, reader: SplitReader | SplitT5, tables: Mapping[str, Table]) -> None:
         super().__init__()
-        self.config = reader.bert_config
+        self.config = reader.model_config
         self.tables = nn.ModuleDict(dict(tables))
         self.reader = reader
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (B, L) -> the lower encoder's input (B, L, d), from the int8 word table."""
-        embeddings = self.reader.lower.embeddings
-        position = embeddings.position_embeddings(torch.arange(ids.shape[1], device=ids.device))
-        segment = embeddings.token_type_embeddings.weight[0]
-        return embeddings.LayerNorm(self.tables["words"](ids) + position[None] + segment)
+        return self.reader.lower.embed(self.tables["words"](ids))
 
     def add_match(self, states: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
         """Add the shared-token embedding where the reader has one."""
@@ -98,13 +107,13 @@ class GraphPart(nn.Module):
 class LowerGraph(GraphPart):
     """Token ids -> hidden states for a question; bits, scale and code for a passage."""
 
-    def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
+    def __init__(self, reader: SplitReader | SplitT5, tables: Mapping[str, Table]) -> None:
         super().__init__(reader, tables)
         self.register_buffer("places", 2.0 ** torch.arange(7, -1, -1))
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
         mask = ids != 0
-        h = run_layers(self.reader.lower.layers, self.embed(ids), mask)
+        h = self.reader.lower.run(self.embed(ids), mask)
         binarizer = self.reader.binarizer
         y = binarizer.project(h, binarizer.base(self.tables["words"](ids)))
         groups = (y > 0).float().reshape(y.shape[0], y.shape[1], -1, 8)
@@ -112,21 +121,29 @@ class LowerGraph(GraphPart):
         return {"states": h, "bits": bits, "scale": rms(y)[..., 0], "code": self.reader.retrieval(h, mask)}
 
 
-class UpperGraph(GraphPart):
-    """Question states and stored bits -> joint states above the first layer; bits are unpacked in here."""
+class StoredPart(GraphPart):
+    """A part that unpacks stored bits."""
 
-    def __init__(self, reader: SplitReader, tables: Mapping[str, Table]) -> None:
+    def __init__(self, reader: SplitReader | SplitT5, tables: Mapping[str, Table]) -> None:
         super().__init__(reader, tables)
         byte = torch.arange(256)[:, None]
         self.register_buffer("signs", ((byte >> torch.arange(7, -1, -1)) & 1).float() * 2 - 1)
 
-    def forward(
-        self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor
-    ) -> dict[str, Tensor]:
+    def restore(self, ids: Tensor, bits: Tensor, scale: Tensor) -> Tensor:
+        """Ids (p, n), bits (p, n, m / 8), scale (p, n) -> passage states (p, n, d)."""
         signs = self.signs[bits.long()].flatten(2)
         binarizer = self.reader.binarizer
         base = self.tables["base"](ids) if "base" in self.tables else binarizer.base(None)
-        p = binarizer.restore(signs, scale.float()[..., None], base)
+        return binarizer.restore(signs, scale.float()[..., None], base)
+
+
+class UpperGraph(StoredPart):
+    """Question states and stored bits -> joint states above the first layer; bits are unpacked in here."""
+
+    def forward(
+        self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor
+    ) -> dict[str, Tensor]:
+        p = self.restore(ids, bits, scale)
         joint, start, end = self.reader.upper.survey(*self.join(question_states, question_ids, p, ids))
         return {"joint": joint, "relevance": start.amax(dim=1) + end.amax(dim=1)}
 
@@ -145,7 +162,7 @@ class FullGraph(nn.Module):
 
     def __init__(self, reader: FullReader) -> None:
         super().__init__()
-        self.config, self.reader = reader.bert_config, reader
+        self.config, self.reader = reader.model_config, reader
         self.words = Table(reader.embeddings.word_embeddings.weight.detach())
 
     def forward(self, ids: Tensor, segments: Tensor) -> dict[str, Tensor]:
@@ -159,7 +176,7 @@ class SplitLowerGraph(GraphPart):
     """The lower encoder of a split reader without bits."""
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
-        return {"states": run_layers(self.reader.lower.layers, self.embed(ids), ids != 0)}
+        return {"states": self.reader.lower.run(self.embed(ids), ids != 0)}
 
 
 class SplitUpperGraph(GraphPart):
@@ -170,10 +187,87 @@ class SplitUpperGraph(GraphPart):
         return {"start": reading.start, "end": reading.end}
 
 
+class T5UpperGraph(StoredPart):
+    """Question states and stored bits -> the encoder's last states, merged by a ratio."""
+
+    def forward(
+        self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor, ratio: Tensor
+    ) -> dict[str, Tensor]:
+        return _t5_upper(self.reader, question_states, question_ids, ids, self.restore(ids, bits, scale), ratio)
+
+
+class T5SplitUpperGraph(GraphPart):
+    """The upper encoder of a split T5 that reads float states (DeFormer)."""
+
+    def forward(
+        self, question_states: Tensor, question_ids: Tensor, ids: Tensor, states: Tensor, ratio: Tensor
+    ) -> dict[str, Tensor]:
+        return _t5_upper(self.reader, question_states, question_ids, ids, states, ratio)
+
+
+def _t5_upper(reader: SplitT5, q: Tensor, q_ids: Tensor, ids: Tensor, p: Tensor, ratio: Tensor) -> dict[str, Tensor]:
+    rows = ids.shape[0]
+    q_mask = q_ids.expand(rows, -1) != 0
+    states, size = reader.upper(q.expand(rows, -1, -1), q_mask, p, ids != 0, ratio)
+    return {"encoded": states, "size": size}
+
+
+class T5FullGraph(nn.Module):
+    """The full T5's encoder on joint texts."""
+
+    def __init__(self, reader: FullT5) -> None:
+        super().__init__()
+        self.config, self.reader = reader.model_config, reader
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"encoded": self.reader.encode(ids)[0]}
+
+
+class CrossGraph(nn.Module):
+    """What the decoder's cross-attention looks up, computed once for all tokens of an answer."""
+
+    def __init__(self, t5: T5ForConditionalGeneration) -> None:
+        super().__init__()
+        self.config, self.t5 = t5.config, t5
+
+    def forward(self, encoded: Tensor) -> dict[str, Tensor]:
+        found = {}
+        for at, block in enumerate(self.t5.decoder.block):
+            attention = block.layer[1].EncDecAttention
+            for name, product in (("key", attention.k), ("value", attention.v)):
+                split = product(encoded).unflatten(-1, (attention.n_heads, attention.key_value_proj_dim))
+                found[f"past_key_values.{at}.encoder.{name}"] = split.transpose(1, 2)
+        return found
+
+
+class DecoderGraph(nn.Module):
+    """T5's decoder as Optimum exports it, and what its cross-attention looked at."""
+
+    def __init__(self, t5: T5ForConditionalGeneration) -> None:
+        super().__init__()
+        self.config, self.t5 = t5.config, t5
+
+    def forward(
+        self, decoder_input_ids: Tensor, attention_mask: Tensor, encoder_outputs: Any, past_key_values: Any = None
+    ) -> dict[str, Any]:
+        out = self.t5(
+            decoder_input_ids=decoder_input_ids,
+            attention_mask=attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            use_cache=True,
+            output_attentions=True,
+        )
+        paid = torch.stack([weights.mean(1)[:, -1] for weights in out.cross_attentions]).mean(0)
+        return {"logits": out.logits, "past_key_values": out.past_key_values, "attention": paid}
+
+
 class _GraphInputs(DummyInputGenerator):
     """Inputs of the right names, shapes and ranges for tracing and validation, seeded."""
 
-    SUPPORTED_INPUT_NAMES = ("question_states", "question_ids", "ids", "segments", "bits", "scale", "states", "joint")
+    SUPPORTED_INPUT_NAMES = (
+        "question_states", "question_ids", "ids", "segments", "bits", "scale", "states", "joint", "encoded", "ratio",
+    )  # fmt: skip
 
     def __init__(self, task: str, normalized_config: NormalizedConfig, **shapes: Any) -> None:
         self.config = normalized_config
@@ -190,10 +284,14 @@ class _GraphInputs(DummyInputGenerator):
             if rows > 1:
                 ids[-1, -5:] = 0
             return ids
+        if input_name == "ratio":
+            return torch.tensor(0.2)
         if input_name == "segments":
             return torch.ones(self.passages, self.length, dtype=torch.int64)
-        if input_name in ("question_states", "states", "joint"):
-            length = {"states": self.length, "joint": self.question + self.length}.get(input_name, self.question)
+        if input_name in ("question_states", "states", "joint", "encoded"):
+            length = {"states": self.length, "encoded": self.length, "joint": self.question + self.length}.get(
+                input_name, self.question
+            )
             return torch.randn(1 if input_name == "question_states" else self.passages, length, d, generator=generator)
         if input_name == "bits":
             size = (self.passages, self.length, self.config.btr_bits // 8)
@@ -210,6 +308,9 @@ _AXES: dict[str, dict[int, str]] = {
     "scale": {0: "passages", 1: "passage_length"},
     "states": {0: "passages", 1: "passage_length"},
     "code": {0: "passages"},
+    "ratio": {},
+    "encoded": {0: "passages", 1: "passage_length"},
+    "size": {0: "passages", 1: "merged_length"},
     "joint": {0: "passages", 1: "joint_length"},
     "relevance": {0: "passages"},
     "start": {0: "passages", 1: "passage_length"},
@@ -264,3 +365,47 @@ class SplitLowerOnnxConfig(GraphConfig):
 class SplitUpperOnnxConfig(GraphConfig):
     input_names = ("question_states", "question_ids", "ids", "states")
     output_names = ("start", "end")
+
+
+class T5UpperOnnxConfig(GraphConfig):
+    input_names = ("question_states", "question_ids", "ids", "bits", "scale", "ratio")
+    output_names = ("encoded", "size")
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return dict.fromkeys(self.output_names, _AXES["size"])
+
+
+class T5SplitUpperOnnxConfig(T5UpperOnnxConfig):
+    input_names = ("question_states", "question_ids", "ids", "states", "ratio")
+
+
+class T5FullOnnxConfig(GraphConfig):
+    input_names = ("ids",)
+    output_names = ("encoded",)
+
+
+class CrossOnnxConfig(GraphConfig):
+    input_names = ("encoded",)
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        names = (f"past_key_values.{at}.encoder." for at in range(self._config.num_decoder_layers))
+        axes = {0: "passages", 2: "passage_length"}
+        return {name + part: axes for name in names for part in ("key", "value")}
+
+
+class DecoderOnnxConfig(T5OnnxConfig):
+    """Optimum's configuration of a T5 decoder with past, with one output more."""
+
+    ATOL_FOR_VALIDATION = 1e-3
+
+    @classmethod
+    def of(cls, config: T5Config) -> DecoderOnnxConfig:
+        """The configuration of the half that takes a past."""
+        whole = cls(config, task="text2text-generation", use_past=True)
+        return whole.with_behavior("decoder", use_past=True, use_past_in_inputs=True)
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return {**super().outputs, "attention": {0: "batch_size", 1: "encoder_sequence_length"}}

@@ -10,22 +10,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from export.binarizer import rms
 from export.data import Batch
 from export.reader import Reading
+from export.t5 import Generation
 
 
-def task_loss(batch: Batch, reading: Reading) -> Tensor:
+def task_loss(batch: Batch, reading: Reading | Generation) -> Tensor:
     """
+    Cross-entropy of the written answer's tokens, </s> included; of a span reader as follows.
+
     Cross-entropy of start and end over all tokens of a question's passages and the null option (logit 0).
 
     Logits (N, n) are relative to each passage's null logit, so they add up over passages (shared normalisation).
     """
+    if isinstance(reading, Generation):
+        return F.cross_entropy(reading.logits.float().transpose(1, 2), reading.answers, ignore_index=0)
     return span_loss(batch, reading.start, reading.end)
 
 
-def early_loss(batch: Batch, reading: Reading) -> Tensor:
+def early_loss(batch: Batch, reading: Reading | Generation) -> Tensor:
     """The same of the early span head, which decides what passages are finished."""
-    if reading.early_start is None or reading.early_end is None:
+    if isinstance(reading, Generation) or reading.early_start is None or reading.early_end is None:
         raise ValueError("the reading is not a split reader's: it has no early span head")
     return span_loss(batch, reading.early_start, reading.early_end)
 
@@ -47,7 +53,9 @@ def span_loss(batch: Batch, start: Tensor, end: Tensor) -> Tensor:
     return total / 2
 
 
-def token_distillation(student: Reading, teacher: Reading, mask: Tensor, share: float) -> Tensor:
+def token_distillation(
+    student: Reading | Generation, teacher: Reading | Generation, mask: Tensor, share: float
+) -> Tensor:
     """
     Mean squared error of the last states over the passage tokens that the teacher's question attends to most.
 
@@ -62,8 +70,18 @@ def token_distillation(student: Reading, teacher: Reading, mask: Tensor, share: 
     return error[chosen].mean()
 
 
-def logit_distillation(student: Reading, teacher: Reading, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of start and end over a pair's tokens and its null, times T^2 (DeFormer)."""
+def logit_distillation(student: Reading | Generation, teacher: Reading | Generation, temperature: float) -> Tensor:
+    """
+    Kullback-Leibler divergence times T^2 (DeFormer).
+
+    Of start and end over a pair's tokens and its null; of written answers over the vocabulary at each token.
+    """
+    if isinstance(student, Generation) and isinstance(teacher, Generation):
+        said = student.answers != 0
+        ours, theirs = (x.logits[said].float() / temperature for x in (student, teacher))
+        divergence = F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
+        return divergence * temperature**2
+    assert isinstance(student, Reading) and isinstance(teacher, Reading)
     total = torch.zeros((), device=student.start.device)
     for ours, theirs in ((student.start, teacher.start), (student.end, teacher.end)):
         ours, theirs = (F.pad(x.float(), (1, 0)) / temperature for x in (ours, theirs))
@@ -71,6 +89,13 @@ def logit_distillation(student: Reading, teacher: Reading, temperature: float) -
     return total / 2 * temperature**2
 
 
-def recovery_loss(h: Tensor, restored: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of states (P, n, d) restored from their signs, over body tokens (P, n) (BTR section 3.2)."""
+def recovery_loss(h: Tensor, restored: Tensor, mask: Tensor, relative: bool = False) -> Tensor:
+    """
+    Mean squared error of states (P, n, d) restored from their signs, over body tokens (P, n) (BTR section 3.2).
+
+    With `relative` each token's error is measured in its own root mean square: before a layernorm only that counts.
+    """
+    if relative:
+        length = rms(h.float()).detach()
+        h, restored = h / length, restored / length
     return (h.float() - restored.float()).pow(2).mean(-1)[mask].mean()

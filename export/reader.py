@@ -23,9 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, PretrainedConfig
 
 from export.binarizer import KINDS, Binarizer, make_binarizer, rms
+from export.data import Batch
 from store.errors import ExportError
 
 MASKED = -1e4
@@ -82,9 +83,24 @@ class LowerEncoder(nn.Module):
             for layer in self.layers:
                 _narrow(layer, width)
 
+    @property
+    def words(self) -> nn.Embedding:
+        """The static word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def embed(self, words: Tensor) -> Tensor:
+        """Word embeddings (B, L, d) -> the first layer's input."""
+        position = self.embeddings.position_embeddings(torch.arange(words.shape[1], device=words.device))
+        segment = self.embeddings.token_type_embeddings.weight[0]
+        return self.embeddings.LayerNorm(words + position[None] + segment)
+
+    def run(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The layers alone: (B, L, d) -> hidden states (B, L, d)."""
+        return run_layers(self.layers, states, mask)
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Token ids (B, L), mask (B, L) true on tokens -> hidden states (B, L, d)."""
-        return run_layers(self.layers, self.embeddings(input_ids=ids), mask)
+        return self.run(self.embeddings(input_ids=ids), mask)
 
 
 class UpperEncoder(nn.Module):
@@ -143,36 +159,73 @@ class RetrievalHead(nn.Module):
     A passage keeps the signs of its code, a question its floats (BPR). The weights are equal before training.
     """
 
-    def __init__(self, hidden_size: int, code_bits: int) -> None:
+    def __init__(self, hidden_size: int, code_bits: int, pre_norm: bool = False) -> None:
+        """With `pre_norm` each state is brought to length 1 first: before a layernorm the longest ones say least."""
         super().__init__()
         self.weight = nn.Linear(hidden_size, 1, bias=False)
         self.dense = nn.Linear(hidden_size, code_bits)
+        self.pre_norm = pre_norm
         nn.init.zeros_(self.weight.weight)
+
+    def level(self, h: Tensor) -> Tensor:
+        """Lower states (..., d) as the head reads them; doing it twice changes nothing."""
+        return h / rms(h) if self.pre_norm else h
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
         """Lower states (B, L, d) with their mask (B, L) -> code (B, c), before any sign is taken."""
+        h = self.level(h)
         weights = torch.where(mask[..., None], self.weight(h), MASKED).softmax(dim=1)
         return self.dense((h * weights).sum(1))
 
 
-class SplitReader(nn.Module):
+class PassageEncoder(nn.Module):
+    """Lower encoder, binarizer and retrieval head of a split reader of any family: what passages are stored with."""
+
+    lower: nn.Module
+    binarizer: Binarizer
+    retrieval: RetrievalHead
+    config: SplitConfig
+    pre_norm = False
+    """Whether its states stand before a layernorm, so that only their direction compares between tokens."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Static word embeddings e(id), (..., d)."""
+        return self.lower.words(ids)
+
+    def binarize(self, h: Tensor, ids: Tensor) -> Tensor:
+        """Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales."""
+        return self.binarizer(h, self.features(ids))
+
+    def fit_binarizer(self, h: Tensor, f: Tensor) -> None:
+        """Fit the binarizer's constants on states (tokens, d) and features (tokens, ...)."""
+        self.binarizer.fit(h, f)
+
+    def features(self, ids: Tensor) -> Tensor:
+        """What the binarizer predicts states from, for token ids (B, L) with 0 as padding."""
+        return self.binarizer.features(self.embed(ids), ids != 0)
+
+    @torch.no_grad()
+    def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Passages (B, L) -> signs (B, L, m), scales (B, L) and code (B, c), as the store keeps them."""
+        h = self.lower(ids, mask)
+        y = self.binarizer.project(h, self.binarizer.base(self.features(ids)))
+        return torch.where(y > 0, 1.0, -1.0), rms(y)[..., 0], self.retrieval(h, mask)
+
+
+class SplitReader(PassageEncoder):
     """Lower encoder, binarizer, retrieval head and upper encoder: everything that is trained."""
 
     def __init__(self, bert: BertModel, config: SplitConfig) -> None:
         super().__init__()
         check_split(bert.config, config)
         self.config = config
-        self.bert_config: BertConfig = bert.config
+        self.model_config: BertConfig = bert.config
         d = bert.config.hidden_size
         self.upper = UpperEncoder(bert, config.upper_layers, config.match_rank)
         self.lower = LowerEncoder(bert, config.split_layer, config.lower_width)
         self.binarizer: Binarizer = make_binarizer(config.binarizer, d, config.bits)
         self.retrieval = RetrievalHead(d, config.code_bits)
-        self.lower.embeddings.word_embeddings.weight.requires_grad_(False)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Static word embeddings e(id), (..., d): never trained, so the base stays a table of ids."""
-        return self.lower.embeddings.word_embeddings(ids)
+        self.lower.words.weight.requires_grad_(False)  # the base of the bits stays a table of ids
 
     def read(self, h_q: Tensor, q_ids: Tensor, p: Tensor, p_ids: Tensor, p_mask: Tensor) -> Reading:
         """
@@ -186,20 +239,10 @@ class SplitReader(nn.Module):
         p = upper.match(p, shared_p, upper.match_factors(self.embed(p_ids)))
         return upper(q, q_ids != 0, p, p_mask)
 
-    def binarize(self, h: Tensor, ids: Tensor) -> Tensor:
-        """Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales."""
-        return self.binarizer(h, self.features(ids))
-
-    def features(self, ids: Tensor) -> Tensor:
-        """What the binarizer predicts states from, for token ids (B, L) with 0 as padding."""
-        return self.binarizer.features(self.embed(ids), ids != 0)
-
-    @torch.no_grad()
-    def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Passages (B, L) -> signs (B, L, m), scales (B, L) and code (B, c), as the store keeps them."""
-        h = self.lower(ids, mask)
-        y = self.binarizer.project(h, self.binarizer.base(self.features(ids)))
-        return torch.where(y > 0, 1.0, -1.0), rms(y)[..., 0], self.retrieval(h, mask)
+    def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch) -> Reading:
+        """Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Reading of a batch's pairs."""
+        at, of = batch.pair_question, batch.pair_passage
+        return self.read(h_q[at], batch.question_ids[at], p[of], batch.body_ids[of], batch.body_mask[of])
 
 
 def mean_state(h: Tensor, mask: Tensor) -> Tensor:
@@ -274,27 +317,30 @@ def load_bert(checkpoint: Path) -> BertModel:
     return bert
 
 
-def check_split(bert_config: BertConfig, config: SplitConfig) -> None:
+def check_split(model: PretrainedConfig, config: SplitConfig, fewest_above: int = 2) -> None:
     """
     Refuse what no split reader can be made of.
 
     Raises:
         ExportError: If the split layer or the sizes do not fit the checkpoint.
     """
-    depth, d = bert_config.num_hidden_layers, bert_config.hidden_size
-    if not 1 <= config.split_layer <= depth or not 2 <= config.upper_layers <= depth:
+    depth, d = model.num_hidden_layers, model.hidden_size
+    if not 1 <= config.split_layer <= depth or not fewest_above <= config.upper_layers <= depth:
         raise ExportError(
             f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
-            f"1 to {depth} below, 2 to {depth} above"
+            f"1 to {depth} below, {fewest_above} to {depth} above"
         )
-    if not 0 <= config.lower_width <= bert_config.intermediate_size:
+    widest = getattr(model, "intermediate_size", 0)
+    if not 0 <= config.lower_width <= widest:
         raise ExportError(
             f"lower width {config.lower_width} does not fit the checkpoint's feed-forward blocks: "
-            f"1 to {bert_config.intermediate_size}, or 0 for that"
+            f"1 to {widest}, or 0 for that"
         )
     if config.binarizer not in KINDS:
         raise ExportError(f"there is no binarizer {config.binarizer!r}: it is one of {', '.join(KINDS)}")
     if config.code_bits < 8 or config.code_bits % 8:
         raise ExportError(f"{config.code_bits} bits of a passage code: need a multiple of 8")
-    if config.bits < 8 or config.bits % 8 or config.bits > d or d % 8:
+    if d % 8:
+        raise ExportError(f"the checkpoint has a hidden size of {d}: need a multiple of 8")
+    if config.bits < 8 or config.bits % 8 or config.bits > d:
         raise ExportError(f"{config.bits} bits per token: need a multiple of 8 and at most the hidden size {d}")

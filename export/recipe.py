@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from export.reader import SplitConfig
 from store.errors import ExportError
@@ -36,7 +36,8 @@ _RANGES = {
     "window": (16, 400),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
-    "second": (0, 0.5),
+    "second": (0, 1),
+    "others": (1, 100),
     "passages": (1, math.inf),
     "epochs": (1, math.inf),
 }
@@ -58,7 +59,7 @@ class StepConfig:
     unanswerable: float = 0.1
     """Share of questions that see only a passage without the answer: theirs is the null option."""
     second: float = 0.1
-    """Share of questions that see such a passage next to the right one."""
+    """Share of questions that see such passages next to the right one."""
     tokens: float = 0.0
     """Weight of the query-aware passage token distillation."""
     share: float = 0.5
@@ -85,6 +86,16 @@ class DataConfig:
     pair_tokens: int = 4096
     """Padded question-passage tokens a batch."""
     seed: int = 0
+    others: ClassVar[int] = 1
+    """Most passages next to the right one."""
+
+
+@dataclass(frozen=True)
+class FusionData(DataConfig):
+    """The same for Fusion-in-Decoder, which reads many passages at once; those of the batch are drawn from."""
+
+    window: int = 320
+    others: int = 9
 
 
 @dataclass(frozen=True)
@@ -124,9 +135,25 @@ class Recipe:
         return known if name == "full" else {**known, "split": shape}
 
 
-def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
+_PAPER = StepConfig(steps=20_000, lr=6e-5, warmup=0.01, unanswerable=0.1, second=0.9, early=0.0, sentences=0.0)
+GENERATIVE = Recipe(
+    split=SplitConfig(split_layer=9, upper_layers=3, binarizer="norm", match_rank=0),
+    full=_PAPER,
+    decomposed=replace(_PAPER, tokens=1.0),
+    binarized=replace(_PAPER, recovery=1.0),
+    data=FusionData(),
+)
+"""The default for a T5: the paper's settings for T5-base."""
+
+
+def default_recipe(model_type: str) -> Recipe:
+    """The recipe of an architecture, before anything is set."""
+    return GENERATIVE if model_type == "t5" else Recipe()
+
+
+def load_recipe(path: Path | None, settings: Sequence[str] = (), default: Recipe | None = None) -> Recipe:
     """
-    A recipe from a TOML file, then from settings "table.name=value", over the defaults.
+    A recipe from a TOML file, then from settings "table.name=value", over a default.
 
     Raises:
         ExportError: If the file is missing, something is not TOML, or names what no recipe has.
@@ -145,17 +172,17 @@ def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
             tables.setdefault(table, {}).update(values)
         except (tomllib.TOMLDecodeError, ValueError, TypeError, AttributeError) as error:
             raise ExportError(f"{setting!r} is no setting: write table.name=value, a text in quotes") from error
-    return make_recipe(tables, str(path) if path else "the recipe")
+    return make_recipe(tables, str(path) if path else "the recipe", default)
 
 
-def make_recipe(tables: dict[str, Any], origin: str) -> Recipe:
+def make_recipe(tables: dict[str, Any], origin: str, default: Recipe | None = None) -> Recipe:
     """
-    A recipe from tables of settings, over the defaults.
+    A recipe from tables of settings, over a default.
 
     Raises:
         ExportError: If a table or a setting is unknown, or a value has the wrong type.
     """
-    default = Recipe()
+    default = default or Recipe()
     parts = {}
     known = {f.name for f in fields(Recipe)}
     for table, settings in tables.items():
@@ -176,4 +203,4 @@ def make_recipe(tables: dict[str, Any], origin: str) -> Recipe:
                 raise ExportError(f"{origin}: [{table}] {name} must be {wanted.__name__}, not {value!r}")
             values[name] = value
         parts[table] = type(base)(**values)
-    return Recipe(**parts)
+    return replace(default, **parts)

@@ -18,7 +18,7 @@ from transformers import BertModel
 
 from export.binarizer import SignSTE, rms
 from export.data import Passage, batches
-from export.reader import SplitReader, mean_state, run_layers
+from export.reader import PassageEncoder, mean_state, run_layers
 from export.recipe import Recipe
 
 
@@ -44,7 +44,7 @@ class SentenceTeacher:
         return (1 - F.cosine_similarity(code.float(), target.float())).mean()
 
 
-def train_retrieval(reader: SplitReader, train: Sequence[Passage], recipe: Recipe, device: torch.device) -> None:
+def train_retrieval(reader: PassageEncoder, train: Sequence[Passage], recipe: Recipe, device: torch.device) -> None:
     """
     Teach the retrieval head alone to find each question's passage among a few hundred others.
 
@@ -59,7 +59,7 @@ def train_retrieval(reader: SplitReader, train: Sequence[Passage], recipe: Recip
             owner.append(batch.pair_passage + len(passages.rows))
             for ids, kept in ((batch.passage_ids, passages), (batch.question_ids, questions)):
                 ids = ids.to(device)
-                kept.add(reader.lower(ids, ids != 0), ids != 0)
+                kept.add(reader.retrieval.level(reader.lower(ids, ids != 0)), ids != 0)
             if len(passages.rows) >= config.passages:
                 break
     own, head = torch.cat(owner), reader.retrieval

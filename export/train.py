@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -23,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor
 from tqdm import tqdm
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
 from export.full import FullReader, gather
@@ -34,10 +35,11 @@ from export.losses import early_loss, logit_distillation, recovery_loss, task_lo
 from export.reader import Reading, SplitConfig, SplitReader, check_split, load_bert
 from export.recipe import STEPS, Recipe, StepConfig, make_recipe
 from export.retrieval import SentenceTeacher, train_retrieval
+from export.t5 import EOS, FullT5, Generation, SplitT5, load_t5, model_type, without_dropout
 from store.bundle import file_hash
 from store.errors import ExportError
 
-AnyReader = FullReader | SplitReader
+AnyReader = FullReader | SplitReader | FullT5 | SplitT5
 _INPUTS = ("checkpoint", "sha256", "data", "start")
 """What a step is made from, besides its recipe."""
 
@@ -48,23 +50,23 @@ def body_states(h: Tensor, batch: Batch) -> Tensor:
     return gather(h, at.clamp(max=h.shape[1] - 1))
 
 
-def read_full(reader: FullReader, batch: Batch, attention: bool = False) -> Reading:
+def read_full(reader: FullReader | FullT5, batch: Batch, attention: bool = False) -> Reading | Generation:
     """What the full reader makes of a batch's pairs."""
+    if isinstance(reader, FullT5):
+        return reader.read_batch(batch, attention)
     q, p = batch.pair_question, batch.pair_passage
     return reader(batch.question_ids[q], batch.passage_ids[p], batch.body_start[p], batch.body_mask[p], attention)
 
 
 def read_split(
-    reader: SplitReader, batch: Batch, binarized: bool
-) -> tuple[Reading, Tensor, Tensor, Tensor, Tensor | None]:
+    reader: SplitReader | SplitT5, batch: Batch, binarized: bool
+) -> tuple[Reading | Generation, Tensor, Tensor, Tensor, Tensor | None]:
     """Reading of a batch's pairs, lower states of passages and questions, body states, restored ones if binarized."""
     h_p = reader.lower(batch.passage_ids, batch.passage_ids != 0)
     h_q = reader.lower(batch.question_ids, batch.question_ids != 0)
     bodies = body_states(h_p, batch)
     restored = reader.binarize(bodies, batch.body_ids) if binarized else None
-    q, p = batch.pair_question, batch.pair_passage
-    states = bodies if restored is None else restored
-    reading = reader.read(h_q[q], batch.question_ids[q], states[p], batch.body_ids[p], batch.body_mask[p])
+    reading = reader.read_pairs(h_q, bodies if restored is None else restored, batch)
     return reading, h_p, h_q, bodies, restored
 
 
@@ -76,7 +78,7 @@ class Trainer:
         folder: Path,
         step: str,
         reader: AnyReader,
-        full: FullReader | None,
+        full: FullReader | FullT5 | None,
         sentences: SentenceTeacher | None,
         recipe: Recipe,
         inputs: dict[str, Any],
@@ -171,7 +173,8 @@ class Trainer:
         epoch, seen = 0, 0
         while True:
             seed = data.seed + 1000 * STEPS.index(self.name) + epoch
-            for batch in batches(train, data.pair_tokens, seed, self.config.unanswerable, self.config.second):
+            config = self.config
+            for batch in batches(train, data.pair_tokens, seed, config.unanswerable, config.second, data.others):
                 seen += 1
                 if seen <= self.step:
                     continue
@@ -196,7 +199,7 @@ class Trainer:
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses by name, each times its weight."""
         config = self.config
-        if isinstance(self.reader, FullReader):
+        if isinstance(self.reader, FullReader | FullT5):
             return {"task": task_loss(batch, read_full(self.reader, batch))}
         self.reader.binarizer.anneal(self.step)
         reading, h_p, h_q, bodies, restored = read_split(self.reader, batch, self.name == "binarized")
@@ -212,7 +215,9 @@ class Trainer:
             if config.logits:
                 losses["logits"] = config.logits * logit_distillation(reading, teacher, config.temperature)
         if restored is not None and config.recovery:
-            losses["recovery"] = config.recovery * recovery_loss(bodies, restored, batch.body_mask)
+            losses["recovery"] = config.recovery * recovery_loss(
+                bodies, restored, batch.body_mask, self.reader.pre_norm
+            )
         if self.sentences is not None and config.sentences and self.step % config.sentences_every == 0:
             pairs = ((h_p, batch.passage_ids), (h_q, batch.question_ids))
             losses["sentences"] = (
@@ -224,7 +229,7 @@ class Trainer:
     @torch.no_grad()
     def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 200_000) -> None:
         """Fit the binarizer's constants on the decomposed reader's states."""
-        assert isinstance(self.reader, SplitReader)
+        assert isinstance(self.reader, SplitReader | SplitT5)
         states, features, seen = [], [], 0
         data = self.recipe.data
         for batch in batches(train, data.pair_tokens, data.seed + 500):
@@ -235,7 +240,8 @@ class Trainer:
             seen += len(features[-1])
             if seen >= tokens:
                 break
-        self.reader.binarizer.cpu().fit(torch.cat(states), torch.cat(features))
+        self.reader.binarizer.cpu()
+        self.reader.fit_binarizer(torch.cat(states), torch.cat(features))
         self.reader.to(self.device)
 
     def _log(self, row: dict[str, Any]) -> None:
@@ -245,7 +251,10 @@ class Trainer:
 
 
 def _is_fresh(name: str) -> bool:
-    return not name.startswith(("lower.", "upper.layers.", "embeddings.", "layers."))
+    """Whether a parameter was not in the checkpoint."""
+    return not name.startswith(
+        ("lower.", "upper.layers.", "upper.norm.", "upper.table.", "embeddings.", "layers.", "t5.")
+    )
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
@@ -256,7 +265,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
 @torch.no_grad()
 def evaluate(reader: AnyReader, dev: Sequence[Passage], binarized: bool, device: torch.device) -> dict[str, float]:
     """
-    Token-level exact match and F1 of the best span in the gold passage, on passages held out.
+    Token-level exact match and F1 on passages held out: of the best span in the gold passage, or of what is written.
 
     A quick figure to steer by: the reported ones come from the exported graphs and the answers' text.
     """
@@ -264,10 +273,18 @@ def evaluate(reader: AnyReader, dev: Sequence[Passage], binarized: bool, device:
     exact = overlap = count = 0.0
     for batch in batches(dev, 8192, 0):
         batch = to_device(batch, device)
-        if isinstance(reader, FullReader):
+        if isinstance(reader, FullReader | FullT5):
             reading = read_full(reader, batch)
         else:
             reading = read_split(reader, batch, binarized)[0]
+        if isinstance(reading, Generation):
+            for written, wanted in zip(reader.generate(reading.encoded, reading.mask), reading.answers, strict=True):
+                said, right = ([i for i in row.tolist() if i > EOS] for row in (written, wanted))
+                common = (Counter(said) & Counter(right)).total()
+                overlap += 2 * common / (len(said) + len(right))
+                exact += said == right
+                count += 1
+            continue
         scores = reading.start[:, :, None] + reading.end[:, None, :]
         spans = torch.ones_like(scores[0], dtype=torch.bool).triu().tril(29)
         best = torch.where(spans, scores, -1e9).flatten(1).argmax(1)
@@ -287,64 +304,83 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 def save_reader(reader: AnyReader, folder: Path) -> None:
     """Write `reader.safetensors`, `config.json` and, of a split reader, `split.json`: what `load_reader` needs."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in reader.state_dict().items()}
-    save_file(tensors, folder / "reader.safetensors.new")
+    save_model(reader, str(folder / "reader.safetensors.new"))
     (folder / "reader.safetensors.new").replace(folder / "reader.safetensors")
-    (folder / "config.json").write_text(reader.bert_config.to_json_string())
-    if isinstance(reader, SplitReader):
+    (folder / "config.json").write_text(reader.model_config.to_json_string())
+    if isinstance(reader, SplitReader | SplitT5):
         (folder / "split.json").write_text(json.dumps(reader.config.to_json(), indent=2) + "\n")
 
 
-def _empty_bert(folder: Path) -> BertModel:
+def _empty(folder: Path) -> BertModel | T5ForConditionalGeneration:
     if not (folder / "train.json").is_file():
         raise ExportError(f"{folder} holds no finished run: give the same `btr-export train` command until it ends")
+    if model_type(folder) == "t5":
+        return without_dropout(T5ForConditionalGeneration(T5Config.from_json_file(folder / "config.json")))
     config = BertConfig.from_json_file(folder / "config.json")
     config._attn_implementation = "sdpa"
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     return BertModel(config)
 
 
-def load_reader(folder: Path) -> SplitReader:
+def load_reader(folder: Path) -> SplitReader | SplitT5:
     """
     The split reader of a finished run, or of its decomposed step.
 
     Raises:
         ExportError: If the folder holds no finished training.
     """
-    bert = _empty_bert(folder)
+    model = _empty(folder)
     split = make_recipe({"split": json.loads((folder / "split.json").read_text())}, str(folder / "split.json")).split
-    reader = SplitReader(bert, split)
-    reader.load_state_dict(load_file(folder / "reader.safetensors"))
+    reader = _split(model, split)
+    load_model(reader, str(folder / "reader.safetensors"))
     return reader.eval()
 
 
-def load_full(folder: Path) -> FullReader:
+def _split(model: BertModel | T5ForConditionalGeneration, split: SplitConfig) -> SplitReader | SplitT5:
+    return SplitReader(model, split) if isinstance(model, BertModel) else SplitT5(model, split)
+
+
+def load_full(folder: Path) -> FullReader | FullT5:
     """
     The full reader of a run's first step.
 
     Raises:
         ExportError: If the folder holds no finished training.
     """
-    reader = FullReader(_empty_bert(folder))
-    reader.load_state_dict(load_file(folder / "reader.safetensors"))
+    model = _empty(folder)
+    reader = FullReader(model) if isinstance(model, BertModel) else FullT5(model)
+    load_model(reader, str(folder / "reader.safetensors"))
     return reader.eval()
+
+
+def load_checkpoint(checkpoint: Path) -> BertModel | T5ForConditionalGeneration:
+    """
+    A checkpoint of either family from a folder, without dropout.
+
+    Raises:
+        ExportError: If the folder holds none.
+    """
+    return load_t5(checkpoint) if model_type(checkpoint) == "t5" else load_bert(checkpoint)
 
 
 def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe, start: Path | None) -> AnyReader:
     """The reader that a step starts from: the one of the step before, that of another run, or the checkpoint."""
-    bert = load_bert(checkpoint)
+    model = load_checkpoint(checkpoint)
     if step == "full":
-        return FullReader(bert)
+        return FullReader(model) if isinstance(model, BertModel) else FullT5(model)
     if step == "binarized" and recipe.decomposed.steps:
         start = out / "decomposed"
     if start is not None:
-        reader = SplitReader(bert, recipe.split)
+        reader = _split(model, recipe.split)
         kept = {n: v for n, v in load_file(start / "reader.safetensors").items() if not n.startswith("binarizer.")}
-        reader.load_state_dict({**reader.state_dict(), **kept})
+        reader.load_state_dict(kept, strict=False)
         return reader
     if not recipe.full.steps:
-        return SplitReader(bert, recipe.split)
+        return _split(model, recipe.split)
     full = load_full(out / "full")
+    if isinstance(full, FullT5):
+        return SplitT5(full.t5, recipe.split)
+    bert = model
     bert.embeddings.load_state_dict(full.embeddings.state_dict())
     bert.encoder.layer.load_state_dict(full.layers.state_dict())
     reader = SplitReader(bert, recipe.split)
@@ -386,7 +422,11 @@ def train(
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         if not (checkpoint / name).is_file():
             raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
-    check_split(load_bert(checkpoint).config, recipe.split)
+    model = load_checkpoint(checkpoint)
+    if isinstance(model, BertModel):
+        check_split(model.config, recipe.split)
+    else:
+        _check_generative(model, recipe)
     torch.manual_seed(recipe.data.seed)
     out.mkdir(parents=True, exist_ok=True)
     train_set = _passages(checkpoint, tuple(files), recipe.data.window)
@@ -404,7 +444,9 @@ def train(
     def made_from(step: str) -> dict[str, Any]:
         return inputs if step == "full" else {**inputs, **begun}
 
-    sentences = SentenceTeacher(load_bert(checkpoint).to(where), recipe.split.code_bits, recipe.data.seed)
+    sentences = None
+    if isinstance(model, BertModel):
+        sentences = SentenceTeacher(model.to(where), recipe.split.code_bits, recipe.data.seed)
     figures = {}
     last: Path | None = None
     for step in STEPS:
@@ -435,6 +477,14 @@ def train(
         record = {**inputs, "recipe": asdict(recipe), "dev": figures}
         (out / "train.json").write_text(json.dumps(record, indent=2) + "\n")
     return figures
+
+
+def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
+    SplitT5(t5, recipe.split)
+    for step in STEPS:
+        for loss in ("early", "sentences"):
+            if getattr(recipe.step(step), loss):
+                raise ExportError(f"[{step}] {loss} is a loss of the extractive reader: leave it 0 for a T5")
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,6 @@
 """
-The bundle on disk: a folder with `manifest.json`, `tokenizer.json`, `lower.onnx`, `upper.onnx` and `span.onnx`.
+The bundle on disk: a folder with `manifest.json`, `tokenizer.json`, `lower.onnx`, `upper.onnx` and what answers above
+them: `span.onnx` in an extractive reader, `cross.onnx` and `decoder.onnx` in a generative one.
 
 `manifest.json` says what the graphs are and carries the hash of every file. The fingerprint covers what decides the
 stored bytes (lower graph, tokenizer, sizes, binarizer): a store keeps it and refuses another one.
@@ -22,6 +23,10 @@ MANIFEST = "manifest.json"
 TOKENIZER, LOWER, UPPER, SPAN = "tokenizer.json", "lower.onnx", "upper.onnx", "span.onnx"
 FULL, SPLIT_LOWER, SPLIT_UPPER = "full.onnx", "split-lower.onnx", "split-upper.onnx"
 """The readers to measure against, in bundles that were made with them."""
+CROSS, DECODER = "cross.onnx", "decoder.onnx"
+FULL_CROSS, FULL_DECODER, SPLIT_CROSS, SPLIT_DECODER = (
+    f"{step}-{name}" for step in ("full", "split") for name in (CROSS, DECODER)
+)
 DECIDES_STORED_BITS = (
     "reader",
     "hidden_size",
@@ -35,6 +40,10 @@ DECIDES_STORED_BITS = (
 REPAIR = "reinstall btr-assistant or export the bundle again"
 """What to do about a file that is not as it was made."""
 READERS = ("extractive", "generative")
+GRAPHS = {"extractive": (LOWER, UPPER, SPAN), "generative": (LOWER, UPPER, CROSS, DECODER)}
+"""By reader; all but the first decide how it answers."""
+FRAMES = {"extractive": (("[CLS]",), "[SEP]"), "generative": ((), "</s>")}
+"""Special tokens by reader: what stands before a text, and what ends each of its parts."""
 SIZES = (
     "hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens", "question_tokens",
     "heading_tokens",
@@ -135,7 +144,8 @@ def read_manifest(folder: Path) -> Manifest:
         value = getattr(manifest, name)
         if type(value) is not int or value <= 0:
             raise ModelError(f"{path} says {name} is {value!r}, not a positive number: export the bundle again")
-    if not isinstance(manifest.files, dict) or not {TOKENIZER, LOWER, UPPER, SPAN} <= set(manifest.files):
+    needed = {TOKENIZER, *GRAPHS.get(str(manifest.reader), ())}
+    if not isinstance(manifest.files, dict) or not needed <= set(manifest.files):
         raise ModelError(f"{path} does not list the files of a bundle: export the bundle again")
     try:
         check_calibration(manifest.null_logit, manifest.temperature, manifest.threshold)

@@ -61,9 +61,9 @@ def test_a_graph_that_is_whole_but_no_graph_is_refused_when_it_is_used(copy: Pat
         Bundle.open(copy).encode_question("Where?")
 
 
-def test_a_generative_bundle_is_refused(copy: Path) -> None:
+def test_a_generative_bundle_without_its_graphs_is_refused(copy: Path) -> None:
     change(copy, reader="generative")
-    with pytest.raises(ModelError, match="holds a generative reader, this version runs extractive ones"):
+    with pytest.raises(ModelError, match="does not list the files of a bundle"):
         Bundle.open(copy)
 
 

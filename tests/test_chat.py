@@ -79,7 +79,7 @@ class InstantEngine(QuietEngine):
         self.asked: list[str] = []
         self.scopes: list[str] = []
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         self.asked.append(question)
         self.scopes.append(scope.text)
         if isinstance(self.outcome, Exception):
@@ -98,7 +98,7 @@ class SlowEngine(QuietEngine):
         self.reading = threading.Event()
         self.gave_up = threading.Event()
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         self.reading.set()
         late = time.monotonic() + 5
         while not cancelled() and time.monotonic() < late:
@@ -120,7 +120,7 @@ class DeafEngine(QuietEngine):
         self.released = threading.Event()
         self.returned = threading.Event()
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         if question == "slow":
             self.reading.set()
             self.released.wait(10)
@@ -129,6 +129,19 @@ class DeafEngine(QuietEngine):
 
     def status(self) -> str:
         return "deaf"
+
+
+class WritingEngine(InstantEngine):
+    """Tells half of an answer and the rest when released."""
+
+    def __init__(self) -> None:
+        super().__init__(ANSWER)
+        self.released = threading.Event()
+
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
+        told("half of [red]it")
+        self.released.wait(10)
+        return super().ask(question, scope=scope, cancelled=cancelled, told=told)
 
 
 async def until(pilot: Pilot[None], holds: Callable[[], bool]) -> None:
@@ -220,6 +233,17 @@ async def test_escape_cancels_a_slow_reader_and_nothing_blocks_meanwhile() -> No
         await pilot.press("escape")
         await until(pilot, engine.gave_up.is_set)
         assert text(cards(pilot)[0]) == "You  slow\ncancelled"
+
+
+@pytest.mark.asyncio
+async def test_an_answer_is_shown_as_it_is_written() -> None:
+    engine = WritingEngine()
+    async with ChatApp(lambda: engine).run_test() as pilot:
+        await ask(pilot, "when?")
+        await until(pilot, lambda: bool(cards(pilot)) and "half of [red]it …" in text(cards(pilot)[0]))
+        engine.released.set()
+        await until(pilot, lambda: not cards(pilot)[0].waiting)
+        assert "half of" not in text(cards(pilot)[0])
 
 
 @pytest.mark.asyncio

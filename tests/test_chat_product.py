@@ -28,6 +28,7 @@ from app.chat.screens import Correction, FolderScreen, Help, SessionsScreen
 from app.chat.settings import Settings, load_settings
 from app.chat.words import age
 from app.places import EMBEDDED_BUNDLE, Places
+from app.reader import ignore, never
 from store.errors import UsageError
 from store.scope import Scope
 from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, SessionStore
@@ -449,7 +450,7 @@ def test_a_store_that_cannot_be_written_is_chatted_with_and_that_is_said_once(
         assert engine.sessions is None
         (warning,) = engine.warnings
         assert warning.startswith("this chat is not saved: ") and "check its permissions" in warning
-        assert not engine.ask("When was the boiler serviced?", scope=Scope(), cancelled=lambda: False).abstained
+        assert not engine.ask("When was the boiler serviced?", scope=Scope(), cancelled=never, told=ignore).abstained
     with AssistantEngine(own_sample, saves=False) as engine:
         assert (engine.open().sessions, engine.warnings) == (None, [])
 
@@ -625,9 +626,11 @@ async def test_every_handler_takes_under_fifty_milliseconds_while_a_slow_reader_
             return 1
 
     class SlowThenAnswer(Slow):
-        def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+        def ask(
+            self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]
+        ) -> Answer:
             if question == "slow":
-                return super().ask(question, scope=scope, cancelled=cancelled)
+                return super().ask(question, scope=scope, cancelled=cancelled, told=told)
             time.sleep(0.5)
             source = replace(SOURCE, path=str(notes / "a.md"))
             return replace(TWO, sources=[source], places=[source, OTHER])

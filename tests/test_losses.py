@@ -25,6 +25,7 @@ def batch(gold: int) -> Batch:
         gold_pair=torch.tensor([gold]),
         start=torch.tensor([1]),
         end=torch.tensor([1]),
+        answer_ids=torch.zeros(0, 0, dtype=torch.long),
     )
 
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-from export.recipe import Recipe, make_recipe
+from export.recipe import GENERATIVE, Recipe, make_recipe
 
 WORDS = (
     "the a boiler was serviced on march by hansen garden pear tree planted in november staging database listens port "
@@ -56,6 +56,47 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
+def t5_checkpoint(folder: Path, gated: bool = False, tied: bool = True, layers: int = 3) -> Path:
+    """A T5 checkpoint: as the first ones, or gated and untied as t5-v1_1 and flan-t5 are."""
+    folder.mkdir(parents=True)
+    pieces = [(f"▁{word}", -2.0) for word in WORDS] + [(c, -6.0) for c in "▁abcdefghijklmnopqrstuvwxyzT0123456789.,?:-"]
+    known = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram([*known, *dict(pieces).items()], unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tokenizer.enable_truncation(64)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=layers,
+        num_decoder_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=tied,
+        relative_attention_num_buckets=16,
+        relative_attention_max_distance=20,
+        decoder_start_token_id=0,
+    )
+    t5 = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        for name, weight in t5.named_parameters():  # a random T5 is next to the identity: make its parts count
+            if "relative_attention_bias" in name:
+                weight.normal_()
+            elif name.endswith("layer_norm.weight"):
+                weight.uniform_(0.3, 1.5)
+    t5.save_pretrained(folder)
+    return folder
+
+
 def questions(path: Path) -> Path:
     """A JSONL of answerable questions on two passages of one article and one of another."""
     rows = [
@@ -71,6 +112,21 @@ def questions(path: Path) -> Path:
                 json.dumps({"title": title, "context": context, "question": question, "answers": [span]}) + "\n"
             )
     return path
+
+
+T5_RECIPE: Recipe = make_recipe(
+    {
+        "split": {"split_layer": 2, "upper_layers": 1, "bits": 32, "code_bits": 32},
+        "full": {"steps": 6, "lr": 1e-3},
+        "decomposed": {"steps": 6, "lr": 1e-3},
+        "binarized": {"steps": 6, "lr": 1e-3},
+        "data": {"window": 40, "pair_tokens": 64, "others": 2},
+        "retrieval": {"epochs": 2},
+    },
+    "tests",
+    GENERATIVE,
+)
+"""The same for a T5."""
 
 
 def bundle(folder: Path) -> Path:

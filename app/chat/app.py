@@ -35,7 +35,7 @@ from textual.worker import get_current_worker
 
 from app.assistant import Answer, Source
 from app.chat.box import FOLDER, NO_QUESTION, PROMPT, QuestionBox
-from app.chat.cards import Card, Cards, Welcome
+from app.chat.cards import LONGEST_ECHO, Card, Cards, Welcome
 from app.chat.engine import Engine, Indexed
 from app.chat.pane import SourcePane
 from app.chat.screens import Correction, FolderScreen, Help, SessionsScreen
@@ -155,6 +155,13 @@ class ChatApp(App[None], inherit_bindings=False):
         """The engine cannot be opened."""
 
         error: BtrError
+
+    @dataclass
+    class Told(Message):
+        """An answer is being written."""
+
+        card: Card
+        text: str
 
     @dataclass
     class Answered(Message):
@@ -509,8 +516,13 @@ class ChatApp(App[None], inherit_bindings=False):
     def _ask(self, engine: Engine, card: Card) -> None:
         worker = get_current_worker()
         question = card.read_as or card.question
+
+        def told(text: str) -> None:
+            if not worker.is_cancelled:
+                self.post_message(self.Told(card, text))
+
         try:
-            answer = engine.ask(question, scope=card.scope, cancelled=lambda: worker.is_cancelled)
+            answer = engine.ask(question, scope=card.scope, cancelled=lambda: worker.is_cancelled, told=told)
         except Cancelled:
             return
         except BtrError as error:
@@ -534,6 +546,10 @@ class ChatApp(App[None], inherit_bindings=False):
         else:
             self._session = session_id  # at once: the next question may be asked before the message is handled
             self.post_message(self.Saved(card, session_id, turn_id))
+
+    @on(Told)
+    def _told(self, message: Told) -> None:
+        message.card.wait_for(plain(message.text, LONGEST_ECHO) + " …")
 
     @on(Answered)
     def _answered(self, message: Answered) -> None:

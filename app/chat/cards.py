@@ -83,9 +83,10 @@ class Card(Vertical):
         return card
 
     def wait_for(self, what: str) -> None:
-        """Say what the question waits for now."""
-        self._waiting_for = what
-        self.refresh(recompose=True)
+        """Say what the question waits for now, or the answer so far."""
+        if self.waiting and what != self._waiting_for:
+            self._waiting_for = what
+            self.refresh(recompose=True)
 
     def show_answer(self, answer: Answer, remark: str = "") -> None:
         """Show an answer, or that there is none."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from app.assistant import Answer, Assistant
 from app.bundle import Bundle
 from app.places import Places
-from app.reader import Cancelled, ExtractiveReader
+from app.reader import Cancelled, open_reader
 from store.errors import StoreError
 from store.scope import Scope
 from store.sessions import SessionStore
@@ -56,9 +56,9 @@ class Engine(Protocol):
         """What a person should know once it is open."""
         ...
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         """
-        Answer a question from the notes of a scope.
+        Answer a question from the notes of a scope; `told` gets the answer so far of a reader that writes.
 
         Raises:
             BtrError: If it cannot be answered, with a sentence for the card.
@@ -146,7 +146,7 @@ class AssistantEngine:
             store = TokenStore.open(self.places.store, self._bundle.manifest.fingerprint)
             if self._saves:
                 self._open_sessions()
-            self._assistant = Assistant(store, self._bundle, ExtractiveReader(self._bundle))
+            self._assistant = Assistant(store, self._bundle, open_reader(self._bundle))
 
     def _open_sessions(self) -> None:
         sessions = None
@@ -168,11 +168,11 @@ class AssistantEngine:
             self._assistant.close()
         self.sessions = self._assistant = None
 
-    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool]) -> Answer:
+    def ask(self, question: str, *, scope: Scope, cancelled: Callable[[], bool], told: Callable[[str], None]) -> Answer:
         """Answer a question from the notes of a scope, or abstain."""
         if self._assistant is None:
             raise StoreError("no notes are indexed yet: give their folder with /index FOLDER")
-        return self._assistant.ask(question, cancelled=cancelled, scope=scope)
+        return self._assistant.ask(question, cancelled=cancelled, scope=scope, told=told)
 
     def notes(self) -> int:
         """How many notes can be asked."""

@@ -18,7 +18,7 @@ from app.chat.settings import Settings
 from app.chat.words import age, likelihood, place, stages
 from app.dialogue import follow_up
 from app.display import plain
-from app.reader import Cancelled
+from app.reader import Cancelled, ignore, never
 from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
 from store.errors import BtrError
@@ -134,7 +134,7 @@ class PlainChat:
             self._print(f"Question: {question}")
         if read_as:
             self._print(f"Read as: {read_as}")
-        answer = self._engine.ask(read_as or question, scope=self._scope, cancelled=lambda: False)
+        answer = self._engine.ask(read_as or question, scope=self._scope, cancelled=never, told=ignore)
         self._earlier = read_as or question
         self._show(answer)
         turn_id = None

@@ -1,0 +1,206 @@
+"""
+The generative reader (BTR-Atlas): Fusion-in-Decoder over stored passages, a decode loop in numpy.
+
+Each passage goes through the upper graph with the question, which merges a share of its tokens in every layer; the
+states of all passages, side by side, are merged once more and read by the decoder. The empty answer is "not in the
+passages": it is never written, and log p(answer) - log p(empty) is an answer's score, so that above 0 it is likelier
+than none.
+
+The source of an answer is the passage that the decoder's cross-attention paid most while writing it, among those that
+hold the answer word by word where there are any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.bundle import Bundle, EncodedQuestion
+from app.merging import groups, merge
+from app.reader import Cancelled, PassageBits, Span, each_passage, ignore, never, whole_words
+from store.bundle import CROSS, DECODER, UPPER
+from store.codec import Floats
+
+MAX_ANSWER_TOKENS = 32
+RATIO = 0.2
+"""Share of a passage's tokens merged in every upper layer, and of all of them before the decoder (the paper's)."""
+START = 0
+"""The token that every T5 decoder starts from: padding."""
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What the decoder reads."""
+
+    keys: Arrays
+    """Cross-attention keys and values of T states, by the decoder graph's names."""
+    shares: Floats
+    """(T, p) how much of each state came from each passage, 1 in sum."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """An answer, or its beginning."""
+
+    score: float = 0.0
+    """Log probability."""
+    ids: list[int] = field(default_factory=list)
+    mass: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(p,) cross-attention paid to each passage, all tokens together."""
+
+
+class GenerativeReader:
+    """Writes answers; with several `beams` it keeps that many and gives them all, else the greedy one."""
+
+    upper, cross, decoder = UPPER, CROSS, DECODER
+
+    def __init__(self, bundle: Bundle, ratio: float = RATIO, beams: int = 1) -> None:
+        self.bundle, self.ratio, self.beams = bundle, ratio, beams
+
+    def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
+        """What all passages of a question share, computed once."""
+        return question
+
+    def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
+        """Last encoder states (t, d) of question and passage, and how many tokens each stands for (t,)."""
+        ids = self.bundle.tokenize(passage.text).ids
+        stored: Arrays = {"bits": passage.bits[None], "scale": passage.scale[None]}
+        return self.encode_above(question, ids, stored)
+
+    def encode_above(self, question: EncodedQuestion, ids: Sequence[int], passage: Arrays) -> tuple[Floats, Floats]:
+        """The same from a passage's ids and what else of it the upper graph takes."""
+        inputs: Arrays = {
+            "question_states": question.states,
+            "question_ids": question.ids,
+            "ids": np.array([ids], dtype=np.int64),
+            "ratio": np.array(self.ratio, np.float32),
+            **passage,
+        }
+        states, size = self.bundle.run(self.upper, ["encoded", "size"], inputs)
+        return states[0], size[0]
+
+    def read(
+        self,
+        question: EncodedQuestion,
+        passages: Sequence[PassageBits],
+        cancelled: Callable[[], bool] = never,
+        told: Callable[[str], None] = ignore,
+    ) -> list[Span]:
+        """The answers, best first; raises `Cancelled`."""
+        if not passages:
+            return []
+        prepared = self.prepare(question)
+        encoded: dict[int, tuple[Floats, Floats]] = {}
+
+        def one(index: int) -> None:
+            encoded[index] = self.encode(prepared, passages[index])
+
+        each_passage(self.bundle, passages, range(len(passages)), one, cancelled)
+        fused = self.fuse([encoded[index] for index in range(len(passages))])
+        spans = [self._span(hypothesis, passages) for hypothesis in self.decode(fused, cancelled, told)]
+        return [span for span in spans if span.text]
+
+    def fuse(self, encoded: Sequence[tuple[Floats, Floats]]) -> Fused:
+        """States (t, d) and sizes (t,) of each passage -> what the decoder reads, merged over all of them."""
+        states, size = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
+        owner = np.repeat(np.arange(len(encoded)), [len(part) for part, _ in encoded])
+        group = groups(states, self.ratio)
+        merged, sizes = merge(states, size, group)
+        shares = np.zeros((len(sizes), len(encoded)), np.float32)
+        np.add.at(shares, (group, owner), size)
+        names = self.bundle.outputs(self.cross)
+        keys = self.bundle.run(self.cross, names, {"encoded": merged[None]})
+        return Fused(dict(zip(names, keys, strict=True)), shares / sizes[:, None])
+
+    def decode(
+        self, fused: Fused, cancelled: Callable[[], bool] = never, told: Callable[[str], None] = ignore
+    ) -> list[Hypothesis]:
+        """
+        The likeliest answers by beam search, best first, scored against the empty one; `told` gets the text so far.
+
+        Raises:
+            Cancelled: If `cancelled` became true before the end.
+        """
+        past = {
+            name.replace("encoder", "decoder"): np.zeros((1, keys.shape[1], 0, keys.shape[3]), np.float32)
+            for name, keys in fused.keys.items()
+        }
+        mask = np.ones((1, len(fused.shares)), np.int64)
+        present = [name.replace("past_key_values", "present") for name in past]
+        running, finished = [Hypothesis(mass=np.zeros(fused.shares.shape[1], np.float32))], []
+        empty = 0.0
+        for step in range(MAX_ANSWER_TOKENS + 1):
+            if cancelled():
+                raise Cancelled
+            last = np.array([[one.ids[-1] if one.ids else START] for one in running], dtype=np.int64)
+            inputs: Arrays = {"input_ids": last, "encoder_attention_mask": mask, **fused.keys, **past}
+            logits, attention, *kept = self.bundle.run(self.decoder, ["logits", "attention", *present], inputs)
+            chances = _log_softmax(logits[:, -1])
+            if step == 0:
+                empty = float(chances[0, self.bundle.end])
+                chances[0, self.bundle.end] = -np.inf
+            chances[:, START] = -np.inf  # padding is no word
+            if step == MAX_ANSWER_TOKENS:
+                finished += [
+                    replace(one, score=one.score + float(chances[row, self.bundle.end]))
+                    for row, one in enumerate(running)
+                ]
+                break
+            paid = attention @ fused.shares
+            totals = chances + np.array([[one.score] for one in running])
+            order = np.argsort(-totals, axis=None, kind="stable")[: 2 * self.beams]
+            parents, tokens = np.unravel_index(order, totals.shape)
+            going: list[tuple[int, Hypothesis]] = []
+            for row, token in zip(parents.tolist(), tokens.tolist(), strict=True):
+                one = running[row]
+                if token == self.bundle.end:
+                    finished.append(replace(one, score=float(totals[row, token])))
+                elif len(going) < self.beams:
+                    grown = Hypothesis(float(totals[row, token]), [*one.ids, token], one.mass + paid[row])
+                    going.append((row, grown))
+                if self.beams == 1:
+                    break  # greedy: the likeliest token, whatever it is
+            finished = sorted(finished, key=lambda one: -one.score)[: self.beams]
+            running = [one for _, one in going]
+            if not running or (len(finished) == self.beams and finished[-1].score >= running[0].score):
+                break
+            rows = [row for row, _ in going]
+            past = {name: values[rows] for name, values in zip(past, kept, strict=True)}
+            told(self.text(running[0].ids))
+        best = sorted(finished, key=lambda one: -one.score)[: self.beams]
+        return [replace(one, score=one.score - empty) for one in best]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Tokens as text."""
+        return str(self.bundle.tokenizer.decode(list(ids))).strip()
+
+    def _span(self, hypothesis: Hypothesis, passages: Sequence[PassageBits]) -> Span:
+        """An answer with its source."""
+        answer = self.text(hypothesis.ids)
+        places = [locate(passage.text, answer) for passage in passages]
+        chosen = [index for index, place in enumerate(places) if place] or range(len(passages))
+        source = max(chosen, key=lambda index: (float(hypothesis.mass[index]), -index))
+        start, end = places[source] or (0, 0)
+        return Span(source, start, end, hypothesis.score, answer)
+
+
+def locate(text: str, answer: str) -> tuple[int, int] | None:
+    """Where an answer stands in a text as whole words, whatever its case and spacing; None if it does not."""
+    words = r"\s*".join(re.escape(word) for word in answer.split())
+    for match in re.finditer(words, text, re.IGNORECASE) if words else ():
+        if match.span() == whole_words(text, *match.span()):
+            return match.span()
+    return None
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    """Logits (b, V) -> log probabilities (b, V)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chances: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return chances

@@ -1,0 +1,39 @@
+"""
+Bipartite merging of token states in numpy: the reference of `export.merging`, and what merges over passages.
+
+Both follow one definition. Tokens at even places propose their nearest neighbour by cosine among those at odd places;
+the closest floor(ratio n) of them merge with it, in single precision; a merged token is the mean of what it stands for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from store.codec import Floats
+
+Groups = npt.NDArray[np.int64]
+
+
+def groups(x: Floats, ratio: float) -> Groups:
+    """States (n, d) -> the merged token (n,) that each belongs to, numbered 0.. in the order of the kept tokens."""
+    n = len(x)
+    count = min(int(np.floor(np.float32(ratio) * np.float32(n))), n // 2)
+    target = np.arange(n)
+    if count:
+        unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        similarity = unit[0::2] @ unit[1::2].T
+        closest = np.argsort(-similarity.max(axis=1), kind="stable")[:count]
+        target[2 * closest] = 2 * similarity.argmax(axis=1)[closest] + 1
+    kept = target == np.arange(n)
+    numbered: Groups = (np.cumsum(kept) - 1)[target]
+    return numbered
+
+
+def merge(x: Floats, size: Floats, group: Groups) -> tuple[Floats, Floats]:
+    """States (n, d), sizes (n,) and their groups (n,) -> means (n', d) weighted by size, and sizes (n',)."""
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+    sizes: Floats = np.add.reduceat(size[order], starts)
+    means = np.add.reduceat((x * size[:, None])[order], starts) / sizes[:, None]
+    return means.astype(np.float32, copy=False), sizes

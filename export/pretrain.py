@@ -1,0 +1,243 @@
+"""
+A T5 from nothing but text: tokenizer, random weights, span corruption, for where no checkpoint can be had.
+
+Span corruption is T5's own: 15 % of a window's tokens in spans of 3 on average are taken out, each span replaced by one
+sentinel; what is to be written is each sentinel with its span. The folder that comes out is a checkpoint as
+`btr-export train` takes it. The same command on a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from tqdm import tqdm
+from transformers import T5Config, T5ForConditionalGeneration
+
+from export.data import pad
+from export.recipe import DataConfig, StepConfig
+from export.t5 import EOS, FullT5, without_dropout
+from export.train import Trainer
+from store.bundle import file_hash
+from store.errors import ExportError
+
+SENTINELS = [f"<extra_id_{at}>" for at in range(100)]
+NOISE, SPAN = 0.15, 3.0
+_TOKENIZER_TEXTS = 20_000
+"""Texts that the vocabulary is learnt from: more of them change little and take long."""
+_HELD_OUT = 64
+"""Windows that the loss is measured on; no other one reaches into them."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of the model; the default is that of t5-v1_1-small but for its vocabulary, about 60 M parameters."""
+
+    vocabulary: int = 32_000
+    d_model: int = 512
+    d_ff: int = 1024
+    heads: int = 6
+    layers: int = 8
+    """In the encoder, and in the decoder."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything that decides a pre-trained T5 but its text; what a `Trainer` asks a recipe."""
+
+    shape: Shape = field(default_factory=Shape)
+    steps: int = 20_000
+    lr: float = 1e-3
+    batch: int = 64
+    window: int = 256
+    """Tokens before corruption."""
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def step(self, name: str) -> StepConfig:
+        """The one step's optimiser."""
+        return StepConfig(steps=self.steps, lr=self.lr, head_lr=self.lr, warmup=0.02)
+
+    def upto(self, name: str) -> dict[str, Any]:
+        """What decides the weights."""
+        return asdict(self)
+
+
+@dataclass
+class Corrupted:
+    """A batch of corrupted windows, padded with 0."""
+
+    ids: Tensor
+    """(B, L)."""
+    targets: Tensor
+    """(B, a)."""
+
+
+class Pretrainer(Trainer):
+    """The trainer's loop, checkpoints and log over windows of text."""
+
+    sentinels: Sequence[int]
+
+    def _batches(self, train: np.ndarray) -> Iterator[Corrupted]:
+        recipe = self.recipe
+        while self.step < recipe.steps:
+            rng = random.Random(f"{recipe.data.seed} {self.step}")
+            starts = [rng.randrange(len(train) - recipe.window + 1) for _ in range(recipe.batch)]
+            yield self._corrupted([train[at : at + recipe.window].tolist() for at in starts], rng)
+
+    def _corrupted(self, windows: Iterable[list[int]], rng: random.Random) -> Corrupted:
+        rows, targets = zip(*(corrupt(window, self.sentinels, rng) for window in windows), strict=True)
+        return Corrupted(pad(rows).to(self.device), pad(targets).to(self.device))
+
+    def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
+        labels = batch.targets.masked_fill(batch.targets == 0, -100)
+        made = self.reader.t5(input_ids=batch.ids, attention_mask=(batch.ids != 0).long(), labels=labels)
+        return {"corruption": made.loss}
+
+    @torch.no_grad()
+    def _evaluate(self, dev: np.ndarray) -> dict[str, float]:
+        self.reader.eval()
+        rng, size = random.Random(0), self.recipe.window
+        windows = [dev[at : at + size].tolist() for at in range(0, len(dev) - size + 1, size)]
+        losses = [
+            float(self._losses(self._corrupted(windows[at : at + 16], rng))["corruption"])
+            for at in range(0, len(windows), 16)
+        ]
+        return {"held_out": round(float(np.mean(losses)), 4)}
+
+
+def corrupt(ids: list[int], sentinels: Sequence[int], rng: random.Random) -> tuple[list[int], list[int]]:
+    """A window's ids -> what is read and what is to be written, each ending with </s>."""
+    gone = min(max(1, round(len(ids) * NOISE)), len(ids) - 1)
+    spans = max(1, min(round(gone / SPAN), len(ids) - gone, len(sentinels)))
+    kept, taken, at = [], [], 0
+    for sentinel, left, out in zip(
+        sentinels, _parts(len(ids) - gone, spans, rng), _parts(gone, spans, rng), strict=False
+    ):
+        kept += [*ids[at : at + left], sentinel]
+        taken += [sentinel, *ids[at + left : at + left + out]]
+        at += left + out
+    return [*kept, EOS], [*taken, EOS]
+
+
+def _parts(total: int, parts: int, rng: random.Random) -> list[int]:
+    """Numbers from 1 on with this sum, every way being equally likely."""
+    cuts = [0, *sorted(rng.sample(range(1, total), parts - 1)), total]
+    return [b - a for a, b in pairwise(cuts)]
+
+
+def pretrain(
+    files: Sequence[Path],
+    out: Path,
+    recipe: Pretraining,
+    device: str = "cpu",
+    eval_every: int = 500,
+    save_every: int = 500,
+) -> dict[str, float]:
+    """
+    Train a T5 from text into a checkpoint folder; goes on where a stopped run was.
+
+    Texts are rows of JSONL with `text` or, in question files, `context`.
+
+    Returns:
+        The loss on text held out.
+
+    Raises:
+        ExportError: If an input cannot be used, or the folder holds a run by another recipe or of other text.
+    """
+    inputs = {"data": {str(path.name): file_hash(path) for path in map(_present, files)}}
+    if recipe.shape.d_model % 8:
+        raise ExportError(f"a hidden size of {recipe.shape.d_model}: need a multiple of 8")
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(files, out / "tokenizer.json", recipe.shape.vocabulary)
+    tokens = _tokens(files, tokenizer, out / "tokens.npy")
+    held_out = min(_HELD_OUT, len(tokens) // recipe.window // 10) * recipe.window
+    if not held_out:
+        raise ExportError(f"{len(tokens):,} tokens of text are too few for windows of {recipe.window}: give more text")
+    torch.manual_seed(recipe.data.seed)
+    shape = recipe.shape
+    config = T5Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        d_model=shape.d_model,
+        d_kv=64 if shape.d_model >= 384 else shape.d_model // shape.heads,
+        d_ff=shape.d_ff,
+        num_layers=shape.layers,
+        num_decoder_layers=shape.layers,
+        num_heads=shape.heads,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
+    reader = FullT5(without_dropout(T5ForConditionalGeneration(config)))
+    trainer = Pretrainer(out, "pretrained", reader, None, None, recipe, inputs, torch.device(device))
+    trainer.sentinels = [tokenizer.token_to_id(token) for token in SENTINELS]
+    trainer.run(tokens[held_out:], tokens[:held_out], eval_every, save_every)
+    reader.cpu().t5.save_pretrained(out)
+    (out / "reader.safetensors").unlink(missing_ok=True)
+    figures: dict[str, float] = json.loads((out / "train.json").read_text())["dev"]
+    return figures
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise ExportError(f"{path} does not exist: give a JSONL file of texts")
+    return path
+
+
+def _texts(files: Sequence[Path]) -> Iterator[str]:
+    """Every different text of JSONL files, gzipped or not."""
+    for path in files:
+        opener = gzip.open if path.suffix == ".gz" else open
+        before = None
+        try:
+            with opener(path, "rt", encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=1):
+                    row = json.loads(line)
+                    text = row.get("text", row.get("context"))
+                    if not isinstance(text, str):
+                        raise ExportError(f"{path}:{number} has neither text nor context: correct it")
+                    if text != before:  # questions on one context stand next to each other
+                        yield text
+                    before = text
+        except (ValueError, OSError, EOFError, AttributeError) as error:
+            raise ExportError(f"{path} cannot be read ({error}): give a whole JSONL file of texts") from error
+
+
+def _tokenizer(files: Sequence[Path], path: Path, vocabulary: int) -> Tokenizer:
+    """The tokenizer kept at a path, or one learnt from the texts."""
+    if path.is_file():
+        return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>", *SENTINELS]
+    trainer = trainers.UnigramTrainer(vocab_size=vocabulary, special_tokens=special, unk_token="<unk>")
+    tokenizer.train_from_iterator(islice(_texts(files), _TOKENIZER_TEXTS), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS)])
+    tokenizer.save(str(path))
+    return tokenizer
+
+
+def _tokens(files: Sequence[Path], tokenizer: Tokenizer, path: Path) -> np.ndarray:
+    """All texts as ids, one after another, each ending with </s>; kept at a path."""
+    if path.is_file():
+        return np.load(path, mmap_mode="r")
+    texts, parts = tqdm(_texts(files), unit="text", desc="tokenize", disable=None), []
+    while chunk := list(islice(texts, 1000)):
+        encoded = tokenizer.encode_batch(chunk)
+        parts.append(np.concatenate([np.array(one.ids, dtype=np.int32) for one in encoded]))
+    if not parts:
+        raise ExportError(f"{', '.join(map(str, files))} hold no text: give other files")
+    new = path.with_name(f"new-{path.name}")
+    np.save(new, np.concatenate(parts))
+    new.replace(path)
+    return np.load(path, mmap_mode="r")

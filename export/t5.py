@@ -1,0 +1,300 @@
+"""
+The generative reader in torch: T5 as Fusion-in-Decoder, whole and split (BTR sections 2 and 3).
+
+    full:     question </s> heading </s> body </s>  --all encoder layers-->  states
+    passage:  heading </s> body </s>  --lower-->  h (body tokens only)  --binarizer-->  bits, scale
+    question: question </s>           --lower-->  h, full precision
+    split:    question states + restored passage states  --upper-->  states
+    reading:  the states of all passages of a question, one after another  --decoder-->  answer </s>
+
+T5 is pre-layernorm: what attention reads is u = w h r, r = rsqrt(mean(h^2) + eps), and h itself runs on. The signs are
+those of u, after the layernorm; the token's variance mean(h^2) is kept, as the scale sqrt(mean(h^2)) = 1 / r. Where u
+is its own sign b, h = b / (r w), so
+
+    h~ = b / (r w) = scale * sign(h) * g,   g = 1 / |w|
+
+since sign(u) = sign(w) sign(h). The gain g starts there and is trained; eps is left out, nothing beside a variance.
+The layernorm above gives w h~ r~, which is b times one factor for all channels and tokens: the bits reach attention as
+they are, and the scale reaches the residual stream.
+
+Positions are counted through question and passage, and one table of relative position biases serves both sides of the
+split. The empty answer is "not in the passages", so log p(answer) - log p(empty) compares as a span's score does.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
+
+from export.binarizer import NormBinarizer, make_binarizer
+from export.data import MAX_ANSWER, Batch
+from export.full import gather, join
+from export.merging import merge
+from export.reader import PassageEncoder, RetrievalHead, SplitConfig, check_split
+from store.errors import ExportError
+
+EOS = 1
+"""Of every T5: the id of </s>."""
+
+
+@dataclass
+class Generation:
+    """What a generative reader makes of a batch: Q questions, N question-passage pairs, n body tokens."""
+
+    logits: Tensor
+    """(Q, a, V) of each answer token, after those before it."""
+    states: Tensor
+    """(N, n, d) last encoder states of the bodies."""
+    encoded: Tensor
+    """(Q, T, d) what the decoder read."""
+    mask: Tensor
+    """(Q, T) true on tokens."""
+    answers: Tensor
+    """(Q, a) the batch's."""
+    attention: Tensor | None = None
+    """(N, n) attention that the question pays to each token, where it was asked for."""
+
+
+def position_bias(table: nn.Embedding, config: T5Config, position: Tensor, size: Tensor) -> Tensor:
+    """
+    Positions (B, L) and sizes (B, L) -> what is added to attention scores (B, heads, L, L).
+
+    A merged token of size s counts as s tokens, one of size 0 as none.
+    """
+    relative = position[:, None, :] - position[:, :, None]
+    bucket = T5Attention._relative_position_bucket(
+        relative, True, config.relative_attention_num_buckets, config.relative_attention_max_distance
+    )
+    weight = torch.where(size > 0, size.clamp(min=1).log(), torch.finfo(size.dtype).min)
+    return table(bucket).permute(0, 3, 1, 2) + weight[:, None, None, :]
+
+
+class T5Lower(nn.Module):
+    """Layers 1..k on one text alone."""
+
+    def __init__(self, encoder: T5Stack, layers: int) -> None:
+        super().__init__()
+        self.config = encoder.config
+        self.words = encoder.embed_tokens
+        self.layers = nn.ModuleList(encoder.block[:layers])
+        self.table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+
+    def embed(self, words: Tensor) -> Tensor:
+        """Word embeddings (B, L, d) -> the first layer's input: the same."""
+        return words
+
+    def run(self, states: Tensor, mask: Tensor) -> Tensor:
+        """The layers alone: (B, L, d) -> hidden states (B, L, d)."""
+        position = torch.arange(states.shape[1], device=states.device).expand_as(mask)
+        bias = position_bias(self.table, self.config, position, mask.to(states.dtype))
+        for layer in self.layers:
+            states = layer(states, position_bias=bias)[0]
+        return states
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token ids (B, L), mask (B, L) true on tokens -> hidden states (B, L, d)."""
+        return self.run(self.words(ids), mask)
+
+
+class T5Upper(nn.Module):
+    """Layers k+1..n on question and passage together, then the encoder's last layernorm."""
+
+    def __init__(self, encoder: T5Stack, layers: int) -> None:
+        super().__init__()
+        self.config = encoder.config
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in encoder.block[-layers:])
+        first = self.layers[0].layer[0].SelfAttention
+        if first.has_relative_attention_bias:  # it is the lower encoder's first layer too, and the table is one
+            first.relative_attention_bias = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+        self.table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+        self.norm = encoder.final_layer_norm
+
+    def forward(
+        self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor, ratio: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Question states q (B, Q, d), passage states p (B, n, d), their masks -> joint states (B, Q + n', d), sizes.
+
+        With a `ratio` () each layer merges that share of the passage's tokens between attention and feed-forward block;
+        sizes (B, Q + n') say how many tokens each state stands for, 0 where it is padding.
+        """
+        questions = q.shape[1]
+        states, size = torch.cat([q, p], dim=1), torch.cat([q_mask, p_mask], dim=1).to(q.dtype)
+        at = torch.arange(p.shape[1], device=p.device) + q_mask.sum(1, keepdim=True)
+        position = torch.cat([torch.arange(questions, device=q.device).expand_as(q_mask), at], dim=1)
+        bias = position_bias(self.table, self.config, position, size)
+        for layer in self.layers:
+            states = layer.layer[0](states, position_bias=bias)[0]
+            if ratio is not None:
+                merged = merge(states[:, questions:], size[:, questions:], position[:, questions:], ratio)
+                states, size, position = (
+                    torch.cat([whole[:, :questions], part], dim=1)
+                    for whole, part in zip((states, size, position), merged, strict=True)
+                )
+                bias = position_bias(self.table, self.config, position, size)
+            states = layer.layer[-1](states)
+        return self.norm(states), size
+
+
+class Decoding(nn.Module):
+    """The half that both generative readers share: T5's decoder over the states of all passages of a question."""
+
+    t5: T5ForConditionalGeneration
+
+    @property
+    def model_config(self) -> T5Config:
+        """The checkpoint's configuration."""
+        return self.t5.config
+
+    def read(self, encoded: Tensor, mask: Tensor, answer_ids: Tensor) -> Tensor:
+        """States (Q, T, d), mask (Q, T), answers (Q, a) -> logits (Q, a, V), each token's after those before it."""
+        return self.t5(
+            encoder_outputs=BaseModelOutput(encoded),
+            attention_mask=mask.long(),
+            decoder_input_ids=self.t5._shift_right(answer_ids),
+            use_cache=False,
+        ).logits
+
+    @torch.no_grad()
+    def generate(self, encoded: Tensor, mask: Tensor, beams: int = 1) -> Tensor:
+        """States (Q, T, d), mask (Q, T) -> the likeliest answers (Q, a) by greedy or beam search, without the start."""
+        return self.t5.generate(
+            encoder_outputs=BaseModelOutput(encoded),
+            attention_mask=mask.long(),
+            max_new_tokens=MAX_ANSWER + 1,
+            num_beams=beams,
+            do_sample=False,
+        )[:, 1:]
+
+
+class FullT5(Decoding):
+    """Unsplit Fusion-in-Decoder: question and passage together through every encoder layer."""
+
+    def __init__(self, t5: T5ForConditionalGeneration) -> None:
+        super().__init__()
+        self.t5 = t5
+
+    def read_batch(self, batch: Batch, attention: bool = False) -> Generation:
+        """What the reader makes of a batch; with `attention` also what the question attends to in the last layer."""
+        q, p = batch.pair_question, batch.pair_passage
+        ids, segment, body = join(
+            batch.question_ids[q], batch.passage_ids[p], batch.body_start[p], batch.body_ids.shape[1], dropped=0
+        )
+        mask = ids != 0
+        states, weights = self.encode(ids)
+        encoded, whole = fuse(states, mask, batch)
+        logits = self.read(encoded, whole, batch.answer_ids)
+        generation = Generation(logits, gather(states, body), encoded, whole, batch.answer_ids)
+        if attention:
+            asked = (mask & (segment == 0)).to(weights.dtype)[:, :, None]
+            paid = (weights.mean(1) * asked).sum(1) / asked.sum(1)
+            generation.attention = torch.gather(paid, 1, body) * batch.body_mask[p]
+        return generation
+
+    def encode(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Joint texts (N, T) -> last states (N, T, d) and the last layer's attention (N, heads, T, T)."""
+        encoder = self.t5.encoder
+        mask = ids != 0
+        table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
+        states = encoder.embed_tokens(ids)
+        position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        bias = position_bias(table, encoder.config, position, mask.to(states.dtype))
+        for layer in encoder.block[:-1]:
+            states = layer(states, position_bias=bias)[0]
+        states, _, weights = encoder.block[-1](states, position_bias=bias, output_attentions=True)
+        return encoder.final_layer_norm(states), weights
+
+
+class SplitT5(PassageEncoder, Decoding):
+    """Lower encoder, binarizer, retrieval head, upper encoder and decoder."""
+
+    pre_norm = True
+
+    def __init__(self, t5: T5ForConditionalGeneration, config: SplitConfig) -> None:
+        super().__init__()
+        if config.match_rank:
+            raise ExportError("match_rank is the extractive reader's: leave it 0 for a T5")
+        if config.lower_width:
+            raise ExportError("lower_width is the extractive reader's: leave it 0 for a T5")
+        check_split(t5.config, config, fewest_above=1)
+        self.config = config
+        self.upper = T5Upper(t5.encoder, config.upper_layers)
+        self.lower = T5Lower(t5.encoder, config.split_layer)
+        d = t5.config.d_model
+        self.binarizer = make_binarizer(config.binarizer, d, config.bits)
+        if isinstance(self.binarizer, NormBinarizer):
+            self.binarizer.below(self.upper.layers[0].layer[0].layer_norm.weight)
+        self.retrieval = RetrievalHead(d, config.code_bits, self.pre_norm)
+        t5.encoder.block, t5.encoder.final_layer_norm = nn.ModuleList(), nn.Identity()
+        self.t5 = t5
+        """Without its encoder's layers: the words, the decoder and the head."""
+
+    def fit_binarizer(self, h: Tensor, f: Tensor) -> None:
+        """Fit the binarizer's constants on states (tokens, d) and features (tokens, ...)."""
+        super().fit_binarizer(h, f)
+        if isinstance(self.binarizer, NormBinarizer):
+            self.binarizer.below(self.upper.layers[0].layer[0].layer_norm.weight.cpu())
+
+    def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch) -> Generation:
+        """Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Generation over the pairs."""
+        at, of = batch.pair_question, batch.pair_passage
+        q_mask, p_mask = batch.question_ids[at] != 0, batch.body_mask[of]
+        states, size = self.upper(h_q[at], q_mask, p[of], p_mask)
+        encoded, whole = fuse(states, size > 0, batch)
+        logits = self.read(encoded, whole, batch.answer_ids)
+        return Generation(logits, states[:, h_q.shape[1] :], encoded, whole, batch.answer_ids)
+
+
+def fuse(states: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """States (N, L, d), masks (N, L) of the pairs -> those of a question's passages side by side (Q, S L, ...)."""
+    questions, slots = len(batch.question_ids), int(batch.slot.max()) + 1
+    at = (batch.pair_question, batch.slot)
+    encoded = states.new_zeros(questions, slots, *states.shape[1:]).index_put(at, states)
+    whole = mask.new_zeros(questions, slots, mask.shape[1]).index_put(at, mask)
+    return encoded.flatten(1, 2), whole.flatten(1)
+
+
+def load_t5(checkpoint: Path) -> T5ForConditionalGeneration:
+    """
+    A T5-family checkpoint (t5, t5-v1_1, flan-t5) from a folder, without dropout.
+
+    Raises:
+        ExportError: If the folder holds no checkpoint, or one of another architecture.
+    """
+    if model_type(checkpoint) != "t5":
+        raise ExportError(f"{checkpoint} is a {model_type(checkpoint)} checkpoint, the generative reader needs a t5")
+    return without_dropout(T5ForConditionalGeneration.from_pretrained(checkpoint))
+
+
+def without_dropout(t5: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
+    """The same model, its dropout set to 0 everywhere."""
+    for module in t5.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, T5Attention):
+            module.dropout = 0.0
+    return t5
+
+
+def model_type(folder: Path) -> str:
+    """
+    The architecture that a checkpoint's `config.json` names.
+
+    Raises:
+        ExportError: If there is none.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ExportError(f"{folder} holds no config.json: give a checkpoint folder")
+    try:
+        return str(json.loads(path.read_text())["model_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path} names no model_type: give a whole checkpoint folder") from error

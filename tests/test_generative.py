@@ -1,0 +1,244 @@
+"""A T5 that learnt four questions by heart, exported, and asked as a person would: the whole way without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.assistant import Assistant
+from app.baselines import baseline
+from app.bundle import Bundle
+from app.evaluation import Examination, load_questions
+from app.generative import MAX_ANSWER_TOKENS, GenerativeReader, locate
+from app.indexer import index
+from app.places import Places
+from app.reader import Cancelled, PassageBits, open_reader
+from export.bundle import make_bundle
+from export.graphs import Table
+from export.t5 import SplitT5
+from export.train import load_reader, train
+from store.bundle import CROSS, DECODER, LOWER, UPPER, read_manifest
+from store.codec import token_arrays
+from store.errors import UsageError
+from tests.conftest import new_store
+from tests.tiny import CONTEXT, T5_RECIPE, questions, t5_checkpoint
+
+NOTES = {"heating.txt": CONTEXT, "staging.txt": "The staging database listens on port 5433."}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run of all three steps and its bundles."""
+    folder = tmp_path_factory.mktemp("generative")
+    data = [questions(folder / "train.jsonl")]
+    steps = {
+        step: replace(T5_RECIPE.step(step), steps=count, lr=6e-3, head_lr=6e-3)
+        for step, count in (("full", 100), ("decomposed", 20), ("binarized", 30))
+    }
+    recipe = replace(T5_RECIPE, **steps, data=replace(T5_RECIPE.data, pair_tokens=512))
+    train(t5_checkpoint(folder / "t5"), data, data, folder / "run", recipe, eval_every=1000, save_every=1000)
+    make_bundle(folder / "run", folder / "float32", precision="float32", baselines=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def floats(made: Path) -> Bundle:
+    return Bundle.open(made / "float32")
+
+
+def passage(bundle: Bundle, text: str, heading: str = "heating") -> PassageBits:
+    encoded = bundle.encode_passage(heading, text)
+    return PassageBits(text, *token_arrays(encoded.bits, encoded.scale, encoded.tokens), heading)
+
+
+def passages(bundle: Bundle) -> list[PassageBits]:
+    return [passage(bundle, text, Path(name).stem) for name, text in NOTES.items()]
+
+
+@pytest.fixture(scope="module")
+def torch_states(made: Path, floats: Bundle) -> tuple[SplitT5, torch.Tensor]:
+    """The reader in torch, and the states of both notes for one question: stored bits, restored, read jointly."""
+    reader = load_reader(made / "run")
+    assert isinstance(reader, SplitT5)
+    q_ids = torch.from_numpy(floats.encode_question("when was the boiler serviced?").ids)
+    parts = []
+    words = reader.lower.words.weight
+    exact = words.detach().clone()
+    with torch.no_grad():
+        words.copy_(Table(exact)(torch.arange(len(exact))))  # the lower graph's word table is int8
+        for one in passages(floats):
+            before, after = floats.surround(one.heading)
+            ids = floats.tokenize(one.text).ids
+            whole = torch.tensor([[*before, *ids, *after]])
+            h = reader.lower(whole, whole != 0)[:, len(before) : -1]
+            p = reader.binarize(h, torch.tensor([ids]))
+            mask = torch.ones(1, len(ids), dtype=torch.bool)
+            parts.append(reader.upper(reader.lower(q_ids, q_ids != 0), q_ids != 0, p, mask)[0])
+        words.copy_(exact)
+    return reader, torch.cat(parts, dim=1)
+
+
+def test_the_four_questions_are_answered_from_the_right_note(floats: Bundle) -> None:
+    reader = GenerativeReader(floats, ratio=0.0)
+    stored = passages(floats)
+    for question, answer, source in (
+        ("when was the boiler serviced?", "4 march", 0),
+        ("who serviced the boiler?", "hansen", 0),
+        ("which port?", "5433", 1),
+    ):
+        (span,) = reader.read(floats.encode_question(question), stored)
+        assert (span.text, span.passage) == (answer, source)
+        assert stored[source].text[span.start : span.end].lower() == answer
+        assert span.score > 0
+
+
+def test_the_graphs_decode_as_torch_does(floats: Bundle, torch_states: tuple[SplitT5, torch.Tensor]) -> None:
+    """Greedy tokens are those of transformers' generate; scores those of teacher forcing, against the empty answer."""
+    t5_reader, states = torch_states
+    mask = torch.ones(states.shape[:2], dtype=torch.bool)
+    reader = GenerativeReader(floats, ratio=0.0, beams=4)
+    question = floats.encode_question("when was the boiler serviced?")
+    ours = np.concatenate([reader.encode(question, one)[0] for one in passages(floats)])
+    assert np.allclose(ours, states[0], atol=0.02)  # float16 scales stand between them
+    fused = reader.fuse([(states[0].numpy(), np.ones(states.shape[1], np.float32))])
+    greedy = GenerativeReader(floats, ratio=0.0).decode(fused)[0]
+    written = t5_reader.generate(states, mask)[0].tolist()
+    assert [*greedy.ids, 1] == written[: written.index(1) + 1]
+    beams = reader.decode(fused)
+    assert len({tuple(one.ids) for one in beams}) == 4
+    assert beams[0].score >= greedy.score - 1e-4
+    assert [one.score for one in beams] == sorted((one.score for one in beams), reverse=True)
+    with torch.no_grad():
+        for one in beams:
+            answer = torch.tensor([[*one.ids, 1]])
+            chances = t5_reader.read(states, mask, answer)[0].log_softmax(-1)
+            whole = float(chances[torch.arange(answer.shape[1]), answer[0]].sum())
+            assert math.isclose(one.score, whole - float(chances[0, 1]), abs_tol=1e-3)
+
+
+def test_wide_beams_find_the_likeliest_answer_of_two_tokens(
+    floats: Bundle, torch_states: tuple[SplitT5, torch.Tensor]
+) -> None:
+    _, states = torch_states
+    fused = GenerativeReader(floats, ratio=0.0).fuse([(states[0].numpy(), np.ones(states.shape[1], np.float32))])
+    best = GenerativeReader(floats, ratio=0.0, beams=88).decode(fused)
+    assert best[0].score >= max(one.score for one in GenerativeReader(floats, 0.0, 2).decode(fused)) - 1e-4
+    assert len(best) == 88
+
+
+def test_attention_is_shared_out_among_the_passages(floats: Bundle) -> None:
+    """Every step pays 1 in sum, however much was merged, and merged states are their passages' in proportion."""
+    for ratio in (0.0, 0.2, 0.5):
+        reader = GenerativeReader(floats, ratio=ratio)
+        question = floats.encode_question("which port?")
+        fused = reader.fuse([reader.encode(question, one) for one in passages(floats)])
+        assert np.allclose(fused.shares.sum(axis=1), 1)
+        (one,) = reader.decode(fused)
+        assert one.mass.sum() == pytest.approx(len(one.ids), abs=1e-3)
+
+
+def test_a_ratio_leaves_the_decoder_less_to_read(floats: Bundle) -> None:
+    question = floats.encode_question("which port?")
+    lengths = []
+    for ratio in (0.0, 0.2, 0.5):
+        reader = GenerativeReader(floats, ratio=ratio)
+        lengths.append(len(reader.fuse([reader.encode(question, one) for one in passages(floats)]).shares))
+    assert lengths[0] > lengths[1] > lengths[2]
+    assert lengths[0] == sum(len(floats.tokenize(text).ids) for text in NOTES.values()) + 2 * question.ids.shape[1]
+
+
+def test_the_answer_so_far_is_told_and_reading_can_be_given_up(floats: Bundle) -> None:
+    reader, question = GenerativeReader(floats), floats.encode_question("when was the boiler serviced?")
+    told: list[str] = []
+    (span,) = reader.read(question, passages(floats), told=told.append)
+    assert span.text and told[-1] == span.text
+    assert all(later.startswith(earlier) for earlier, later in pairwise(told))
+    heard: list[str] = []
+    with pytest.raises(Cancelled):
+        reader.read(question, passages(floats), lambda: bool(heard), heard.append)
+    assert len(heard) == 1
+
+
+def test_nothing_retrieved_is_nothing_answered(floats: Bundle) -> None:
+    assert GenerativeReader(floats).read(floats.encode_question("who?"), []) == []
+
+
+def test_an_answer_without_an_end_is_cut(floats: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that never ends writes `MAX_ANSWER_TOKENS` tokens."""
+    honest = Bundle.run
+
+    def endless(self: Bundle, graph: str, outputs: list[str], inputs: dict) -> list:
+        found = honest(self, graph, outputs, inputs)
+        if graph == DECODER:
+            found[0][..., self.end] -= 1e4
+        return found
+
+    monkeypatch.setattr(Bundle, "run", endless)
+    reader, question = GenerativeReader(floats), floats.encode_question("which port?")
+    (one,) = reader.decode(reader.fuse([reader.encode(question, p) for p in passages(floats)]))
+    assert len(one.ids) == MAX_ANSWER_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "place"),
+    [
+        ("Serviced on 4  March.", "4 march", (12, 20)),
+        ("the boilers", "boiler", None),
+        ("a (b) c", "(b)", (2, 5)),
+        ("nothing", "", None),
+    ],
+)
+def test_an_answer_is_found_as_whole_words(text: str, answer: str, place: tuple[int, int] | None) -> None:
+    assert locate(text, answer) == place
+
+
+def test_the_baselines_answer_too_and_eval_measures_all_three(made: Path, floats: Bundle) -> None:
+    asked = load_questions(made / "train.jsonl")
+    for name in ("binarized", "full", "split"):
+        outcomes = Examination(asked, floats, None, ratio=0.0, beams=2).ask(name, 20, False)
+        assert np.mean([outcome.em for outcome in outcomes]) >= 0.75, name
+    assert isinstance(baseline(floats, "full"), GenerativeReader)
+
+
+def test_settings_of_the_other_reader_are_refused(floats: Bundle, bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="holds a generative reader: --finish is for"):
+        open_reader(floats, finished=3)
+    with pytest.raises(UsageError, match="holds an extractive reader: --ratio and --beams are for"):
+        open_reader(bundle, ratio=0.2)
+
+
+@pytest.fixture
+def assistant(made: Path, floats: Bundle, tmp_path: Path) -> Iterator[Assistant]:
+    (tmp_path / "notes").mkdir()
+    for name, text in NOTES.items():
+        (tmp_path / "notes" / name).write_text(text)
+    with new_store(tmp_path / "t5.db", floats) as store:
+        assert index(store, floats, [tmp_path / "notes"]).indexed == 2
+    with Assistant.open(Places(tmp_path / "t5.db", made / "float32", "cpu", tmp_path)) as opened:
+        yield opened
+
+
+def test_notes_are_indexed_and_asked_with_it_as_with_any_bundle(assistant: Assistant) -> None:
+    told: list[str] = []
+    answer = assistant.ask("which port?", told=told.append)
+    assert (answer.answer or answer.candidates[0].answer) == "5433" == told[-1]
+    if answer.answer:
+        (source,) = answer.sources
+        assert source.path.endswith("staging.txt") and source.quote[slice(*source.marked)] == "5433"
+
+
+def test_the_int8_bundle_is_checked_and_says_what_it_is(made: Path, tmp_path: Path) -> None:
+    manifest = make_bundle(made / "run", tmp_path / "int8")
+    assert (manifest.reader, manifest.name, manifest.bits) == ("generative", "btr-t5", 32)
+    assert manifest.measured["parity"]["int8"]["bit_agreement"] > 0.93
+    assert set(read_manifest(tmp_path / "int8").files) == {LOWER, UPPER, CROSS, DECODER, "tokenizer.json"}
+    bundle = Bundle.open(tmp_path / "int8")
+    (span,) = GenerativeReader(bundle, ratio=0.0).read(bundle.encode_question("which port?"), passages(bundle))
+    assert span.text == "5433"

@@ -1,0 +1,94 @@
+"""Merging as its definition says, in numpy, in torch and in an exported graph alike."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import app.merging
+from export.merging import merge
+
+
+def states(rows: int, tokens: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, tokens, 16)).astype(np.float32)
+
+
+def by_hand(x: np.ndarray, ratio: float) -> list[list[int]]:
+    """The tokens of each group, from the definition, one pair after another."""
+    similarity = {
+        i: max((float(x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j])), -j) for j in range(1, len(x), 2))
+        for i in range(0, len(x), 2)
+        if len(x) > 1
+    }
+    closest = sorted(similarity, key=lambda i: -similarity[i][0])[: int(np.floor(np.float32(ratio) * len(x)))]
+    groups = {i: [i] for i in range(len(x)) if i not in closest}
+    for i in closest:
+        groups[-similarity[i][1]].append(i)
+    return [sorted(groups[i]) for i in sorted(groups)]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 10, 33])
+def test_groups_are_those_of_the_definition(tokens: int, ratio: float) -> None:
+    x = states(1, tokens, tokens)[0]
+    group = app.merging.groups(x, ratio)
+    found = [np.flatnonzero(group == g).tolist() for g in range(group.max() + 1)]
+    assert found == by_hand(x, ratio)
+    means, sizes = app.merging.merge(x, np.ones(tokens, np.float32), group)
+    assert np.allclose(means, [x[members].mean(axis=0) for members in found], atol=1e-6)
+    assert sizes.tolist() == [len(members) for members in found]
+
+
+def test_a_token_that_stands_for_many_weighs_as_many() -> None:
+    x = np.array([[1.0, 0.0], [0.9, 0.1]], np.float32)
+    means, sizes = app.merging.merge(x, np.array([3.0, 1.0], np.float32), np.array([0, 0]))
+    assert np.allclose(means, [[0.975, 0.025]])
+    assert sizes.tolist() == [4.0]
+
+
+class Merging(torch.nn.Module):
+    def forward(self, x: torch.Tensor, size: torch.Tensor, position: torch.Tensor, ratio: torch.Tensor) -> tuple:
+        return merge(x, size, position, ratio)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
+    """Traced at one length and one ratio, to be run at others."""
+    path = tmp_path_factory.mktemp("merging") / "merge.onnx"
+    inputs = (torch.randn(2, 12, 16), torch.ones(2, 12), torch.arange(12).expand(2, 12), torch.tensor(0.2))
+    names = ["x", "size", "position", "ratio"]
+    axes = {name: {0: "rows", 1: "tokens"} for name in [*names[:3], "y", "sizes", "positions"]}
+    torch.onnx.export(
+        Merging(), inputs, str(path), input_names=names, output_names=["y", "sizes", "positions"],
+        dynamic_axes=axes, opset_version=17, dynamo=False,
+    )  # fmt: skip
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.35, 0.5])
+@pytest.mark.parametrize("lengths", [(12,), (31, 17, 4), (9, 1), (1,)])
+def test_torch_and_the_graph_merge_as_numpy_does(
+    graph: onnxruntime.InferenceSession, lengths: tuple[int, ...], ratio: float
+) -> None:
+    """Rows of several lengths padded together, tokens that already stand for others, each row as it is alone."""
+    rows, longest = len(lengths), max(lengths)
+    rng = np.random.default_rng(longest)
+    x = states(rows, longest, longest)
+    size = rng.integers(1, 4, (rows, longest)).astype(np.float32)
+    size[np.arange(longest)[None] >= np.array(lengths)[:, None]] = 0
+    position = np.broadcast_to(np.arange(longest) + 7, (rows, longest)).copy()
+    inputs = {"x": x, "size": size, "position": position, "ratio": np.float32(ratio)}
+    found = [t.numpy() for t in merge(*(torch.tensor(value) for value in inputs.values()))]
+    exported = graph.run(None, {name: np.asarray(value) for name, value in inputs.items()})
+    for ours, theirs in zip(found, exported, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
+    for row, n in enumerate(lengths):
+        group = app.merging.groups(x[row, :n], ratio)
+        means, sizes = app.merging.merge(x[row, :n], size[row, :n], group)
+        kept = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+        assert np.allclose(found[0][row, : len(means)], means, atol=1e-5)
+        assert np.array_equal(found[1][row, : len(means)], sizes)
+        assert (found[1][row, len(means) :] == 0).all()
+        assert found[2][row, : len(means)].tolist() == [
+            7 + int(members[0] if len(members) == 1 else members[members % 2 == 1][0]) for members in kept
+        ]

@@ -1,0 +1,102 @@
+"""The three steps with a T5: the same trainer, checkpoints and resuming, and losses that are its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.losses import logit_distillation, recovery_loss, task_loss
+from export.t5 import FullT5, Generation, SplitT5, load_t5
+from export.train import Trainer, load_full, load_reader, read_split, train
+from store.errors import ExportError
+from tests.test_t5 import one_batch
+from tests.tiny import T5_RECIPE, questions, t5_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = t5_checkpoint(tmp_path_factory.mktemp("train") / "t5")
+    questions(made / "train.jsonl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder: Path) -> Path:
+    data = [folder / "train.jsonl"]
+    train(folder, data, data, folder / "whole", T5_RECIPE, eval_every=6, save_every=6)
+    return folder / "whole"
+
+
+def generation(logits: torch.Tensor, answers: torch.Tensor) -> Generation:
+    nothing = torch.zeros(1, 1, 1)
+    return Generation(logits, nothing, nothing, nothing, answers)
+
+
+def test_the_task_loss_is_that_of_transformers(folder: Path) -> None:
+    reader, batch = FullT5(load_t5(folder)).eval(), one_batch(folder, second=1.0)
+    made = reader.read_batch(batch)
+    labels = batch.answer_ids.masked_fill(batch.answer_ids == 0, -100)
+    expected = reader.t5(encoder_outputs=(made.encoded,), attention_mask=made.mask.long(), labels=labels).loss
+    assert torch.isclose(task_loss(batch, made), expected, atol=1e-5)
+
+
+def test_logit_distillation_looks_at_answer_tokens_alone() -> None:
+    answers = torch.tensor([[5, 1, 0]])
+    ours, theirs = torch.randn(2, 1, 3, 7).unbind(0)
+    padded = theirs.clone()
+    padded[0, 2] += 9 * torch.randn(7)
+    loss = logit_distillation(generation(ours, answers), generation(theirs, answers), 2.0)
+    assert loss == logit_distillation(generation(ours, answers), generation(padded, answers), 2.0)
+    p, q = (x[0, :2].div(2).softmax(-1) for x in (theirs, ours))
+    assert torch.isclose(loss, 4 * (p * (p / q).log()).sum() / 2, atol=1e-5)
+
+
+def test_recovery_before_a_layernorm_counts_each_token_alike() -> None:
+    h, restored, mask = torch.randn(1, 2, 8), torch.randn(1, 2, 8), torch.ones(1, 2, dtype=torch.bool)
+    scale = torch.tensor([[[1.0], [300.0]]])
+    same = recovery_loss(h, restored, mask, relative=True)
+    assert torch.isclose(recovery_loss(h * scale, restored * scale, mask, relative=True), same, rtol=1e-4)
+
+
+def test_each_step_learns_and_starts_from_the_one_before(folder: Path, whole_run: Path) -> None:
+    full, split = load_full(whole_run / "full"), load_reader(whole_run / "decomposed")
+    assert isinstance(full, FullT5) and isinstance(split, SplitT5)
+    assert not torch.equal(full.t5.shared.weight, load_t5(folder).shared.weight)
+    reader = load_reader(whole_run)
+    batch = one_batch(folder)
+    with torch.no_grad():
+        binarized, _, _, bodies, restored = read_split(reader, batch, True)
+        floats = read_split(reader, batch, False)[0]
+    assert restored is not None and not torch.allclose(bodies, restored)
+    assert not torch.allclose(binarized.logits, floats.logits)
+    assert reader.lower.words.weight is reader.t5.decoder.embed_tokens.weight
+
+
+def test_a_stopped_step_goes_on_to_the_same_weights(
+    folder: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [folder / "train.jsonl"]
+    honest, taken = Trainer._step, []
+
+    def stopping(self: Trainer, batch: object) -> dict[str, float]:
+        if len(taken) == 9:
+            raise KeyboardInterrupt
+        taken.append(self.name)
+        return honest(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, data, data, tmp_path / "run", T5_RECIPE, eval_every=6, save_every=2)
+    monkeypatch.undo()
+    train(folder, data, data, tmp_path / "run", T5_RECIPE, eval_every=6, save_every=2)
+    resumed, straight = load_reader(tmp_path / "run").state_dict(), load_reader(whole_run).state_dict()
+    assert all(torch.allclose(resumed[name], straight[name], atol=1e-5) for name in straight)
+
+
+def test_a_loss_of_the_other_reader_is_refused(folder: Path, tmp_path: Path) -> None:
+    recipe = replace(T5_RECIPE, full=replace(T5_RECIPE.full, early=1.0))
+    data = [folder / "train.jsonl"]
+    with pytest.raises(ExportError, match=r"\[full\] early is a loss of the extractive reader"):
+        train(folder, data, data, tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
