@@ -105,7 +105,9 @@ def sessions_list(places: Places, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def sessions_search(places: Places, words: tuple[str, ...], as_json: bool) -> None:
-    """List the sessions with all these words in their name, questions or answers.
+    """List the sessions that say all these words.
+
+    In their name, questions or answers.
 
     Example: btr-assistant sessions search boiler
     """
@@ -133,14 +135,16 @@ def sessions_show(places: Places, session: int, as_json: bool) -> None:
 @sessions.command("export")
 @click.argument("session", type=int)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="JSON, whatever the file is called.")
+@click.option("--json", "to_json", is_flag=True, help="JSON, whatever the file is called.")
 @click.pass_obj
-def sessions_export(places: Places, session: int, file: Path, as_json: bool) -> None:
-    """Write a session to a new file: Markdown, or JSON if its name ends so.
+def sessions_export(places: Places, session: int, file: Path, to_json: bool) -> None:
+    """Write a session to a new file.
+
+    Markdown, or JSON if the name ends so.
 
     Example: btr-assistant sessions export 3 boiler.md
     """
-    text = _text(places, session, as_json or file.suffix.lower() == ".json")
+    text = _text(places, session, to_json or file.suffix.lower() == ".json")
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(text)
@@ -169,7 +173,9 @@ def _text(places: Places, session_id: int, as_json: bool) -> str:
 @click.argument("name")
 @click.pass_obj
 def sessions_rename(places: Places, session: int, name: str) -> None:
-    """Give a session a name; an empty one goes back to its first question.
+    """Give a session a name.
+
+    An empty one goes back to its first question.
 
     Example: btr-assistant sessions rename 3 "The boiler"
     """

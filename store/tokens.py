@@ -550,7 +550,8 @@ class TokenStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                Blocks(self._connection).pack()
+                with _sound(self.path):
+                    Blocks(self._connection).pack()
                 self._connection.execute(
                     "INSERT INTO settings VALUES (?, '1') "
                     "ON CONFLICT(key) DO UPDATE SET value = CAST(value AS INTEGER) + 1",
@@ -720,7 +721,8 @@ class TokenStore:
 
     def revision(self) -> int:
         """A number that changes when notes were written to; what a session saves does not change it."""
-        return int(self.setting(REVISION) or 0)
+        with _sound(self.path):
+            return int(self.setting(REVISION) or 0)
 
     def passages(self, ids: Sequence[int]) -> list[StoredPassage]:
         """Passages by id, in the order asked for; those removed meanwhile are left out."""

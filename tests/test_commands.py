@@ -170,6 +170,9 @@ def check(value: Any, shape: Any, where: str = "") -> None:
 CALLS = {
     "ask": ["ask", "--json", QUESTION],
     "search": ["search", "--json", "boiler"],
+    "sessions list": ["sessions", "list", "--json"],
+    "sessions search": ["sessions", "search", "--json", "boiler"],
+    "sessions show": ["sessions", "show", "--json", "1"],
     "index": ["index", "--json", "~/notes"],
     "index --dry-run": ["index", "--dry-run", "--json", "~/notes"],
     "index --dry-run --show FILE": ["index", "--dry-run", "--json", "--show", "~/notes/house/heating.md"],
@@ -198,12 +201,14 @@ def test_every_command_that_prints_json_is_documented_and_called_here() -> None:
     assert list(documented()) == list(CALLS)
 
 
-def test_what_is_printed_is_what_is_documented(run: Run, desk: Path) -> None:
+def test_what_is_printed_is_what_is_documented(run: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (desk / "notes" / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
     (desk / "notes" / "away.md").write_text("Soon gone.\n")
     assert run("index", desk / "notes").code == 5
     (desk / "notes" / "away.md").unlink()
     assert run("index", desk / "notes").code == 5
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n"))
+    assert run("chat", "--plain").code == 0
     shapes = documented()
     seen = {}
     for title, arguments in CALLS.items():
@@ -311,7 +316,7 @@ def completed(environment: dict[str, str], line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offers"),
     [
-        ("btr-assistant se", ["search", "serve"]),
+        ("btr-assistant se", ["search", "serve", "sessions"]),
         ("btr-assistant model ", ["list", "show", "use", "verify"]),
         ("btr-assistant completion ", ["bash", "fish", "zsh"]),
         ("btr-assistant config set d", ["device"]),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from app.retriever import Retriever
 from store.errors import StoreError, UsageError
 from store.sessions import RIGHT, WRONG_ANSWER, NewTurn, SessionStore
 from store.tokens import Placement, TokenStore
@@ -114,21 +113,17 @@ def test_a_failed_turn_leaves_nothing(sessions: SessionStore) -> None:
     sessions.add_turn(None, turn())
 
 
-def test_what_a_session_saves_does_not_make_the_retriever_read_its_codes_again(
+def test_what_a_session_saves_does_not_make_a_reader_load_its_codes_again(
     store: TokenStore, sessions: SessionStore
 ) -> None:
     source = store.add_source("/notes")
     store.put_document(source, document(), [passage("text")])
     with TokenStore.open(store.path) as reader:
-        retriever = Retriever(reader)
-        retriever._refresh()
-        ids = retriever._ids
+        index = reader.code_index()
         sessions.add_turn(None, turn())
-        retriever._refresh()
-        assert retriever._ids is ids
+        assert reader.code_index() is index
         store.put_document(source, document("/notes/b.md"), [passage("more")])
-        retriever._refresh()
-        assert len(retriever._ids) == 2
+        assert len(reader.code_index()) == 2
 
 
 def test_there_are_no_sessions_without_a_store(tmp_path: Path) -> None:
