@@ -6,6 +6,7 @@ Slow imports stand inside the command that needs them.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import datetime
@@ -156,8 +157,6 @@ def sessions_export(places: Places, session: int, file: Path, to_json: bool) -> 
 
 
 def _text(places: Places, session_id: int, as_json: bool) -> str:
-    import json
-
     from app.sessions import to_json, to_markdown
 
     with _store(places) as store:
@@ -227,7 +226,7 @@ def evaluate_mine(places: Places, only_rows: bool, as_json: bool) -> None:
         raise UsageError("nothing is marked yet: press F5 in the chat for a right answer, F6 for a wrong one")
     if only_rows:
         for row in rows(turns):
-            print_json(row, indent=None)
+            click.echo(json.dumps(row, ensure_ascii=False))
         return
     with Assistant.open(places) as assistant:
         figures = summary(replay(assistant, turns, Counter(sys.stderr)))

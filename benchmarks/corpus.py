@@ -5,6 +5,9 @@ The contexts of question files as notes, so that open questions are asked throug
     btr-assistant --store squad.db index OUT
     btr-assistant --store squad.db eval validation.jsonl.gz --open --without --every 10
 
+With `--halves`, also the questions of every other context as val-a.jsonl, to choose settings on, and the others
+as val-b.jsonl, to report.
+
 Writes each different context once, as OUT/NUMBER/TITLE.txt: the title becomes the note's title, as `eval` takes it from
 a row when the context is given.
 """
@@ -23,19 +26,27 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("questions", type=Path, nargs="+")
     parser.add_argument("--source", default="", help="only rows whose source starts with this")
+    parser.add_argument("--halves", type=Path, help="folder for val-a.jsonl and val-b.jsonl")
     options = parser.parse_args()
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
+    halves: tuple[list[str], list[str]] = ([], [])
     for path in options.questions:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8") as lines:
             for row in map(json.loads, lines):
-                if row["context"] in seen or not row.get("source", "").startswith(options.source):
+                if not row.get("source", "").startswith(options.source):
                     continue
-                seen.add(row["context"])
+                known = row["context"] in seen
+                halves[seen.setdefault(row["context"], len(seen)) % 2].append(json.dumps(row) + "\n")
+                if known:
+                    continue
                 title = " ".join((row.get("title") or "context").replace("_", " ").replace("/", " ").split())
                 folder = options.out / f"{len(seen):06d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{title[:100]}.txt").write_bytes(row["context"].encode())
+    for name, rows in zip("ab", halves, strict=True):
+        if options.halves:
+            (options.halves / f"val-{name}.jsonl").write_text("".join(rows))
     print(f"{len(seen):,} contexts in {options.out}")
 
 

@@ -117,7 +117,8 @@ class Blocks:
         All codes, in the memory that they need and one block's.
 
         Raises:
-            StoreError: If they are not all of one width, or a block is not whole.
+            ValueError: If they are not all of one width.
+            StoreError: If a block is not whole.
         """
         stale = set(self._stale())
         blocks = sorted(stale | {block for (block,) in self._connection.execute("SELECT block FROM code_blocks")})
@@ -188,7 +189,7 @@ class Blocks:
             rows = self._connection.execute(said, (first, first + (1 << BLOCK_BITS) - 1)).fetchall()
             try:
                 found = self.fresh(block, block in stale)
-            except StoreError as error:
+            except (StoreError, ValueError) as error:
                 yield str(error)
                 continue
             stored = zip((found.places + first).tolist(), found.owners.tolist(), found.codes, strict=True)
@@ -202,7 +203,7 @@ class Blocks:
 
 def _check_widths(one: int, other: int) -> None:
     if one != other:
-        raise StoreError(f"passage codes of {one} and of {other} bytes in one store: run btr-assistant verify")
+        raise ValueError(f"passage codes of {one} and of {other} bytes in one store")
 
 
 def _decode(block: int, places: bytes, owners: bytes, codes: bytes) -> _Block:

@@ -39,7 +39,7 @@ from app.indexer import SPEED
 from app.verify import findings, reencode
 from store.bundle import Manifest
 from store.errors import StoreError
-from store.tokens import TokenStore
+from store.tokens import REVISION, TokenStore
 from store.upkeep import LOGS
 
 PRELOADED = (
@@ -128,7 +128,7 @@ _TABLES = {
     "orphaned words": "SELECT w.term, w.doc FROM temp.words w WHERE w.doc NOT IN (SELECT id FROM passages)",
     "failures": "SELECT f.path, f.reason, s.root FROM failures f JOIN sources s ON s.id = f.source_id",
     "sources": "SELECT root FROM sources",
-    "settings": f"SELECT key, value FROM settings WHERE key != '{SPEED}'",
+    "settings": f"SELECT key, value FROM settings WHERE key NOT IN ('{SPEED}', '{REVISION}')",
     "schema": "SELECT type, name, tbl_name, sql FROM main.sqlite_master",
     "migrations": "SELECT migration_set, name FROM _sqlite_migrations",
 }

@@ -112,7 +112,7 @@ def test_models_are_listed_shown_and_chosen_by_name(run: Run, own_sample: Places
     outcome = run("ask", "boiler?")
     assert (outcome.code, outcome.out) == (3, "")
     ((made_with,),) = rows(own_sample.store, "SELECT value FROM settings WHERE key = 'fingerprint'")
-    assert f"go back to btr-minilm-4+2 ({made_with} in btr-assistant model list)" in outcome.err
+    assert f"go back to btr-minilm-3+3 ({made_with} in btr-assistant model list)" in outcome.err
     assert made_with in run("model", "list").out
     assert run("model", "use", "embedded").code == 0
     assert run("status").code == 0
