@@ -67,6 +67,11 @@ def chat(engine: InstantEngine, settings: Settings | None = None) -> ChatApp:
 
 
 async def asked(pilot: Pilot[None]) -> None:
+    app = pilot.app
+    assert isinstance(app, ChatApp)
+    await until(pilot, lambda: app._notes is not None)
+    await app.workers.wait_for_complete()  # an answer would say that notes are being looked for
+    await pilot.pause()
     await answered(pilot, "When was the boiler serviced?")
 
 

@@ -49,7 +49,9 @@ def name_of(words: tuple[str, ...]) -> str:
 
 def help_of(words: tuple[str, ...], width: int = 80) -> str:
     """A command's help on a terminal of some width."""
-    context = click.Context(cli.cli, info_name="btr-assistant", terminal_width=width)
+    context = click.Context(
+        cli.cli, info_name="btr-assistant", terminal_width=width, help_option_names=["-h", "--help"]
+    )
     for word in words:
         assert isinstance(context.command, click.Group)
         context = click.Context(context.command.commands[word], parent=context, info_name=word, terminal_width=width)
@@ -69,7 +71,7 @@ def example_of(words: tuple[str, ...]) -> list[str]:
 def test_every_command_has_one_example_that_parses(words: tuple[str, ...]) -> None:
     arguments = example_of(words)
     assert arguments[: len(words)] == list(words) or isinstance(COMMANDS[words], click.Group)
-    context = click.Context(cli.cli, info_name="btr-assistant")
+    context = click.Context(cli.cli, info_name="btr-assistant", **cli.cli.context_settings)
     command: click.Command = cli.cli
     while isinstance(command, click.Group):
         _, found, arguments = command.resolve_command(context, arguments)

@@ -39,8 +39,10 @@ class QuestionBox(Input):
         self._draft = ""
 
     def prompt(self, prompt: str) -> None:
-        """What the empty box says."""
-        self.placeholder = self._prompt = prompt
+        """What the empty box says; a hint that stands there stays."""
+        if self.placeholder == self._prompt:
+            self.placeholder = prompt
+        self._prompt = prompt
 
     def remember(self, questions: Sequence[str]) -> None:
         """Put questions of earlier chats before those of this one."""
