@@ -166,3 +166,7 @@ def test_front_matter_whose_aliases_multiply_is_refused_at_once() -> None:
     metadata, start, warning = split_front_matter("---\n" + "\n".join(lines) + "\n---\nbody\n")
     assert (metadata, start) == ({}, 0)
     assert warning is not None and "no valid YAML" in warning
+
+
+def test_an_escaped_backtick_begins_no_code() -> None:
+    assert read(b"\\``` left alone").text == "\\``` left alone"

@@ -204,7 +204,7 @@ def noise_ranges(text: str, body_start: int, code: Sequence[tuple[int, int, str]
         if sign[0] == "\\":
             continue
         if sign[0] == "`":
-            runs = ticks[len(sign)]
+            runs = ticks.get(len(sign), [])  # a run of which the first tick is escaped is none of them
             closing = bisect_left(runs, at)
             limit = breaks[here] if here < len(breaks) else len(text)
             if closing < len(runs) and runs[closing] < limit:
