@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import SCHEMA_VERSION, complete
-from app.display import finite, short
+from app.display import finite, plain, short
+from store.errors import UsageError
 
 if TYPE_CHECKING:
     from app.assistant import SearchResult, Source
@@ -59,6 +60,20 @@ def parse_filters(filters: tuple[str, ...]) -> Scope:
 def on_terminal() -> bool:
     """Whether there is a person to ask."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def confirm(yes: bool, what: str, question: str, hint: str = "add --yes") -> None:
+    """
+    Go on only if told to: by the flag, or by the person at the terminal.
+
+    Raises:
+        UsageError: If there is nobody to ask; it ends with the hint.
+    """
+    if yes:
+        return
+    if not on_terminal():
+        raise UsageError(f"{what}: {hint}")
+    click.confirm(plain(question), abort=True, err=True)
 
 
 def in_browser() -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import complete
-from app.cli_base import FILES_FAILED, REFUSED, json_option, on_terminal, print_json, yes_option
+from app.cli_base import FILES_FAILED, REFUSED, confirm, json_option, print_json, yes_option
 from app.display import plain, short
 from app.places import Places
 from store.errors import UsageError
@@ -278,10 +278,10 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
     if dry_run:
         click.echo(f"{plain(root)}: {notes:,} notes would be forgotten. Nothing was changed.", err=True)
         return
-    if not yes:
-        if not on_terminal():
-            raise UsageError(f"{notes:,} notes of {root} would be forgotten: add --yes, or --dry-run to look first")
-        click.confirm(f"Forget {notes:,} notes of {plain(root)}? The files stay.", abort=True, err=True)
+    what = f"{notes:,} notes of {root}"
+    confirm(
+        yes, f"{what} would be forgotten", f"Forget {what}? The files stay.", "add --yes, or --dry-run to look first"
+    )
     with writing(places.store, places.lock, manifest) as store:
         store.remove_source(root)
         store.vacuum()

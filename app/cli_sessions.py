@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli_base import NOTHING_FOUND, Counter, in_browser, json_option, on_terminal, print_json, yes_option
+from app.cli_base import NOTHING_FOUND, Counter, confirm, in_browser, json_option, on_terminal, print_json, yes_option
 from app.display import plain
 from app.places import Places
 from store.errors import UsageError
@@ -192,8 +192,6 @@ def sessions_delete(places: Places, session: tuple[int, ...], yes: bool, dry_run
 
     Example: btr-assistant sessions delete 3
     """
-    from app.cli_trust import _confirm
-
     with _store(places) as store:
         chosen = [store.session(session_id) for session_id in dict.fromkeys(session)]
         if dry_run or not yes:
@@ -203,7 +201,7 @@ def sessions_delete(places: Places, session: tuple[int, ...], yes: bool, dry_run
         if dry_run:
             click.echo(f"{what} would be deleted. Nothing was changed.", err=True)
             return
-        _confirm(yes, f"{what} would be deleted", f"Delete {what}?")
+        confirm(yes, f"{what} would be deleted", f"Delete {what}?")
         for found in chosen:
             store.delete(found.id)
     click.echo(f"deleted {what}", err=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import complete
-from app.cli_base import Counter, json_option, on_terminal, print_json, yes_option
+from app.cli_base import Counter, confirm, json_option, print_json, yes_option
 from app.display import plain
 from app.places import Places
 from store.errors import StoreError, UsageError
@@ -169,7 +169,7 @@ def restore(places: Places, file: str, yes: bool) -> None:
     kept = upkeep.beside(places.store, upkeep.KEPT)
     if os.path.lexists(places.store):
         lost = f", the one kept as {kept} is removed" if os.path.lexists(kept) else ""
-        _confirm(yes, f"{source} would take the place of {places.store}{lost}", f"Replace {places.store}{lost}?")
+        confirm(yes, f"{source} would take the place of {places.store}{lost}", f"Replace {places.store}{lost}?")
     with writer_lock(places.lock):
         replaced = upkeep.restore(source, places.store, manifest.fingerprint, manifest.name)
     click.echo(f"restored {plain(str(places.store))}: run btr-assistant index for what changed since", err=True)
@@ -278,7 +278,7 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
     if dry_run:
         click.echo(f"{notes} would be forgotten. Nothing was changed.", err=True)
         return
-    _confirm(yes, f"{notes} would be forgotten", f"Forget {notes}? The files stay.")
+    confirm(yes, f"{notes} would be forgotten", f"Forget {notes}? The files stay.")
     with writing(places.store, places.lock, manifest) as store:
         applied = [(path, file, line, ignored and ignore(path, file, line)) for path, file, line in rules]
         proof = run(store, choose(store, paths))
@@ -317,15 +317,6 @@ def _say_rule(path: str, file: Path, line: str, done: bool, asked: bool) -> None
             f"{plain(str(file))} to prevent that (--ignore does)",
             err=True,
         )
-
-
-def _confirm(yes: bool, what: str, question: str) -> None:
-    """Go on only if told to."""
-    if yes:
-        return
-    if not on_terminal():
-        raise UsageError(f"{what}: add --yes")
-    click.confirm(plain(question), abort=True, err=True)
 
 
 def _path(text: str) -> Path:

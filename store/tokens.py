@@ -615,8 +615,7 @@ class TokenStore:
             "UNION ALL SELECT heading FROM passages WHERE document_id = :id "
             "UNION ALL SELECT text FROM passages WHERE document_id = :id"
         )
-        with _sqlite_errors(self.path):
-            rows = self._connection.execute(sql, {"id": document_id}).fetchall()
+        rows = self._rows(sql, {"id": document_id})
         with _sound(self.path):
             return [text for (text,) in (_typed(row, (str,)) for row in rows)]
 
@@ -810,7 +809,7 @@ class TokenStore:
             store_bytes=sum(file.stat().st_size for file in files if file.exists()),
         )
 
-    def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+    def _rows(self, sql: str, parameters: tuple[Any, ...] | Mapping[str, Any] = ()) -> list[Any]:
         with _sqlite_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 

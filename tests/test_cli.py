@@ -436,7 +436,7 @@ def test_a_removal_that_is_not_confirmed_changes_nothing(
     note_files(notes, a=BOILER)
     run("index", notes)
     before = contents(home / "store.db")
-    monkeypatch.setattr("app.cli_index.on_terminal", lambda: True)
+    monkeypatch.setattr("app.cli_base.on_terminal", lambda: True)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     assert run("sources", "remove", notes).code == 130
     assert contents(home / "store.db") == before

@@ -575,7 +575,7 @@ def test_forget_and_restore_that_are_answered_no_change_nothing(
     (notes / "a.md").write_text(SECRET + " Still.")
     run("index", notes)
     before = contents(home / "store.db")
-    monkeypatch.setattr("app.cli_trust.on_terminal", lambda: True)
+    monkeypatch.setattr("app.cli_base.on_terminal", lambda: True)
     for arguments, asks in (
         (["forget", "--ignore", notes / "a.md"], "Forget 1 notes? The files stay."),
         (["restore", tmp_path / "b.db"], "Replace "),
