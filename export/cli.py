@@ -25,6 +25,7 @@ def cli() -> None:
 @click.option("--recipe", "recipe_file", type=_FILE, help="TOML with a table per step; without it, the defaults.")
 @click.option("--set", "settings", multiple=True, metavar="TABLE.NAME=VALUE", help="One setting of the recipe.")
 @click.option("--share", type=_FILE, help="A run whose finished steps are used where the recipe is the same.")
+@click.option("--start-full", type=_FILE, help="A run whose full reader the full step starts from.")
 @click.option("--start", type=_FILE, help="A run whose split reader the decomposed step starts from.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--eval-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between dev figures.")
@@ -37,6 +38,7 @@ def train(
     recipe_file: Path | None,
     settings: tuple[str, ...],
     share: Path | None,
+    start_full: Path | None,
     start: Path | None,
     device: str,
     eval_every: int,
@@ -52,7 +54,17 @@ def train(
 
     recipe = load_recipe(recipe_file, settings, default_recipe(model_type(checkpoint)))
     figures = run(
-        checkpoint, files, validation, out, recipe, device, share, start, eval_every=eval_every, save_every=save_every
+        checkpoint,
+        files,
+        validation,
+        out,
+        recipe,
+        device,
+        share,
+        start_full,
+        start,
+        eval_every=eval_every,
+        save_every=save_every,
     )
     for step, dev in figures.items():
         click.echo(f"{out / step}: {dev}")

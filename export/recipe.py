@@ -34,6 +34,8 @@ _RANGES = {
     "head_lr": (0, 1),
     "sentences_every": (1, math.inf),
     "window": (16, 400),
+    "short_window": (16, 400),
+    "short": (0, 1),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
     "second": (0, 1),
@@ -42,7 +44,7 @@ _RANGES = {
     "epochs": (1, math.inf),
 }
 """What a number may be; from 0 on where nothing is said."""
-_TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay", "unanswerable", "second")
+_TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay", "unanswerable", "second", "short")
 """The settings that the full step heeds: its only loss is the task's."""
 
 
@@ -60,6 +62,8 @@ class StepConfig:
     """Share of questions that see only a passage without the answer: theirs is the null option."""
     second: float = 0.1
     """Share of questions that see such passages next to the right one."""
+    short: float = 0.0
+    """Share of the steps, the first ones, that read short windows: twice as many questions a second."""
     tokens: float = 0.0
     """Weight of the query-aware passage token distillation."""
     share: float = 0.5
@@ -83,6 +87,8 @@ class DataConfig:
 
     window: int = 144
     """Longest passage, tokens."""
+    short_window: int = 64
+    """The same in the steps that read short windows."""
     pair_tokens: int = 4096
     """Padded question-passage tokens a batch."""
     seed: int = 0

@@ -40,7 +40,7 @@ from store.bundle import file_hash
 from store.errors import ExportError
 
 AnyReader = FullReader | SplitReader | FullT5 | SplitT5
-_INPUTS = ("checkpoint", "sha256", "data", "start")
+_INPUTS = ("checkpoint", "sha256", "data", "start_full", "start")
 """What a step is made from, besides its recipe."""
 
 
@@ -133,15 +133,22 @@ class Trainer:
         (self.folder / "last.pt.new").replace(self.folder / "last.pt")
         save_reader(self.reader, self.folder)
 
-    def run(self, train: Sequence[Passage], dev: Sequence[Passage], eval_every: int, save_every: int) -> None:
-        """Train to the last step and write the step's record."""
+    def run(
+        self,
+        train: Sequence[Passage],
+        short: Sequence[Passage],
+        dev: Sequence[Passage],
+        eval_every: int,
+        save_every: int,
+    ) -> None:
+        """Train to the last step, first on the short windows, and write the step's record."""
         config = self.config
         if not self.resume() and self.name == "binarized":
             self._fit_binarizer(train)
         figures: dict[str, float] = {}
         bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05, disable=None, desc=self.name)
         mean: dict[str, float] = {}
-        for batch in self._batches(train):
+        for batch in self._batches(short, train):
             began = time.monotonic()
             losses = self._step(batch)
             self.seconds += time.monotonic() - began
@@ -167,21 +174,20 @@ class Trainer:
     def _evaluate(self, dev: Sequence[Passage]) -> dict[str, float]:
         return evaluate(self.reader, dev, self.name == "binarized", self.device)
 
-    def _batches(self, train: Sequence[Passage]) -> Iterator[Batch]:
+    def _batches(self, short: Sequence[Passage], train: Sequence[Passage]) -> Iterator[Batch]:
         """Batches from the step's own position on, epoch after epoch, up to its last."""
-        data = self.recipe.data
-        epoch, seen = 0, 0
-        while True:
-            seed = data.seed + 1000 * STEPS.index(self.name) + epoch
-            config = self.config
-            for batch in batches(train, data.pair_tokens, seed, config.unanswerable, config.second, data.others):
-                seen += 1
-                if seen <= self.step:
-                    continue
-                if self.step >= self.config.steps:
-                    return
-                yield to_device(batch, self.device)
-            epoch += 1
+        data, config = self.recipe.data, self.config
+        seed = data.seed + 1000 * STEPS.index(self.name)
+        seen = 0
+        for passages, last in ((short, int(config.short * config.steps)), (train, config.steps)):
+            while seen < last:
+                for batch in batches(passages, data.pair_tokens, seed, config.unanswerable, config.second, data.others):
+                    seen += 1
+                    if seen > self.step:
+                        yield to_device(batch, self.device)
+                    if seen >= last:
+                        break
+                seed += 1
 
     def _step(self, batch: Batch) -> dict[str, float]:
         self.reader.train()
@@ -363,10 +369,14 @@ def load_checkpoint(checkpoint: Path) -> BertModel | T5ForConditionalGeneration:
     return load_t5(checkpoint) if model_type(checkpoint) == "t5" else load_bert(checkpoint)
 
 
-def _start(step: str, checkpoint: Path, out: Path, recipe: Recipe, start: Path | None) -> AnyReader:
+def _start(
+    step: str, checkpoint: Path, out: Path, recipe: Recipe, start_full: Path | None, start: Path | None
+) -> AnyReader:
     """The reader that a step starts from: the one of the step before, that of another run, or the checkpoint."""
     model = load_checkpoint(checkpoint)
     if step == "full":
+        if start_full is not None:
+            return load_full(start_full / "full")
         return FullReader(model) if isinstance(model, BertModel) else FullT5(model)
     if step == "binarized" and recipe.decomposed.steps:
         start = out / "decomposed"
@@ -397,6 +407,7 @@ def train(
     recipe: Recipe,
     device: str = "cpu",
     share: Path | None = None,
+    start_full: Path | None = None,
     start: Path | None = None,
     dev_passages: int = 200,
     eval_every: int = 200,
@@ -406,7 +417,8 @@ def train(
     Train a reader from a checkpoint folder into a run folder by the recipe; goes on where a stopped run was.
 
     Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
-    The decomposed step starts from the full reader or, if given, from the finished split reader of the run `start`.
+    The full step starts from the checkpoint or, if given, from the full reader of the run `start_full`; the decomposed
+    step from the full reader or, if given, from the finished split reader of the run `start`.
 
     Returns:
         The dev figures of each step.
@@ -430,6 +442,8 @@ def train(
     torch.manual_seed(recipe.data.seed)
     out.mkdir(parents=True, exist_ok=True)
     train_set = _passages(checkpoint, tuple(files), recipe.data.window)
+    brief = any(recipe.step(step).short for step in STEPS)
+    short_set = _passages(checkpoint, tuple(files), recipe.data.short_window) if brief else train_set
     dev_set = _passages(checkpoint, tuple(validation), recipe.data.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
@@ -437,6 +451,9 @@ def train(
         "sha256": file_hash(checkpoint / "model.safetensors"),
         "data": {path.name: file_hash(path) for path in files},
     }
+    if start_full is not None:
+        load_full(start_full / "full")
+        inputs["start_full"] = file_hash(start_full / "full" / "reader.safetensors")
     if start is not None and not _same_shape(load_reader(start).config, recipe.split):
         raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
     begun = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
@@ -462,9 +479,9 @@ def train(
         if not _finished(folder, recipe.upto(step), made_from(step)):
             folder.mkdir(exist_ok=True)
             full = load_full(out / "full") if step != "full" and recipe.full.steps else None
-            reader = _start(step, checkpoint, out, recipe, start)
+            reader = _start(step, checkpoint, out, recipe, start_full, start)
             trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where)
-            trainer.run(train_set, dev_set, eval_every, save_every)
+            trainer.run(train_set, short_set, dev_set, eval_every, save_every)
         figures[step] = json.loads((folder / "train.json").read_text())["dev"]
     if last is None or last.name == "full":
         return figures
@@ -487,7 +504,7 @@ def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
                 raise ExportError(f"[{step}] {loss} is a loss of the extractive reader: leave it 0 for a T5")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _passages(checkpoint: Path, files: tuple[Path, ...], window: int) -> Sequence[Passage]:
     """A study trains on the same files many times: they are read and tokenized once."""
     return load_passages(files, load_tokenizer(checkpoint), window)

@@ -296,6 +296,37 @@ def test_the_decomposed_step_can_start_from_another_runs_reader(folder: Path, tm
         train(folder / "bert", data, data, tmp_path / "other", wider, start=whole_run)
 
 
+def test_the_full_step_can_start_from_another_runs_reader(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    data = [folder / "train.jsonl"]
+    settings = recipe(full={"steps": 1, "lr": 0.0, "head_lr": 0.0}, decomposed={"steps": 0}, binarized={"steps": 0})
+    train(folder / "bert", data, data, tmp_path / "run", settings, start_full=whole_run)
+    ours, theirs = load_full(tmp_path / "run" / "full").state_dict(), load_full(whole_run / "full").state_dict()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+    record = json.loads((tmp_path / "run" / "full" / "train.json").read_text())
+    assert record["start_full"] == file_hash(whole_run / "full" / "reader.safetensors")
+    with pytest.raises(ExportError, match="holds no finished run"):
+        train(folder / "bert", data, data, tmp_path / "other", settings, start_full=tmp_path)
+
+
+def test_the_first_steps_read_short_windows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    losses = Trainer._losses
+    monkeypatch.setattr(
+        Trainer, "_losses", lambda self, batch: seen.append(batch.body_ids.shape[1]) or losses(self, batch)
+    )
+    data = [folder / "train.jsonl"]
+    settings = recipe(
+        full={"steps": 10, "short": 0.6},
+        decomposed={"steps": 0},
+        binarized={"steps": 0},
+        data={"short_window": 16, "pair_tokens": 256},
+    )
+    train(folder / "bert", data, data, tmp_path / "run", settings)
+    assert len(seen) == 10
+    assert max(seen[:6]) <= 16 < max(seen[6:])
+
+
 def test_a_step_that_started_elsewhere_is_not_shared(folder: Path, tmp_path: Path, whole_run: Path) -> None:
     data = [folder / "train.jsonl"]
     started = recipe(decomposed={"steps": 2})
