@@ -19,8 +19,7 @@ import numpy.typing as npt
 from app.bundle import Bundle
 from store.codec import Packed
 from store.errors import StoreError, UsageError
-from store.runs import compress, runs_kept
-from store.search import STOPWORDS
+from store.runs import common_ids, compress, runs_kept
 from store.tokens import Counts, TokenStore
 
 SETTING = "offline_ratios"
@@ -29,8 +28,6 @@ RATIO = 0.0
 """Common words alone: on 304 validation questions 42 % of the bytes for 1.3 points of F1 (+- 1.2)."""
 BATCH = 256
 """Passages of one transaction."""
-_CLITICS = frozenset({"s", "t", "d", "ll", "re", "ve"})
-"""What is left of 's, n't and their like when a tokenizer has split off the apostrophe."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +62,12 @@ def ratios_of(store: TokenStore) -> list[float]:
     return ratios
 
 
-def common_ids(bundle: Bundle) -> npt.NDArray[np.bool_]:
-    """Token id -> whether it is a stopword or holds neither letter nor digit (V,)."""
-    vocabulary = bundle.tokenizer.get_vocab()
-    common = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
-    for token, i in vocabulary.items():
-        word = token.removeprefix("##")
-        common[i] = token in STOPWORDS or token in _CLITICS or not any(c.isalnum() for c in word)
-    return common
-
-
 class Compressor:
     """Compresses passages of one bundle by the ratios of one store."""
 
     def __init__(self, bundle: Bundle, ratios: Sequence[float]) -> None:
         self._bundle, self.ratios = bundle, ratios
-        self._common = common_ids(bundle) if ratios else np.zeros(0, dtype=np.bool_)
+        self._common = common_ids(bundle.tokenizer.get_vocab()) if ratios else np.zeros(0, dtype=np.bool_)
 
     def held(self, text: str) -> npt.NDArray[np.bool_]:
         """Which tokens of a text (n,) keep a vector."""

@@ -32,13 +32,12 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle
-from app.compaction import common_ids
 from app.evaluation import best, exact, f1, load_questions
 from app.places import EMBEDDED_BUNDLE
 from app.reader import ExtractiveReader, PassageBits
 from app.retriever import Retriever
 from store.codec import Bits, Floats, Packed, unpack
-from store.runs import compress, runs_kept
+from store.runs import common_ids, compress, runs_kept
 from store.tokens import StoredPassage, TokenStore
 
 BLOCK = 1024
@@ -82,7 +81,14 @@ def load(store: TokenStore, bundle: Bundle) -> Corpus:
         last = batch[-1].passage_id
     flat = np.concatenate(ids)
     first = np.cumsum([0, *map(len, ids)])
-    return Corpus(passages, first, flat, np.concatenate(bits), np.concatenate(scale), common_ids(bundle)[flat])
+    return Corpus(
+        passages,
+        first,
+        flat,
+        np.concatenate(bits),
+        np.concatenate(scale),
+        common_ids(bundle.tokenizer.get_vocab())[flat],
+    )
 
 
 def as_indexed(corpus: Corpus, _: float) -> Restored:

@@ -28,7 +28,7 @@ BINARIZERS = {
 }
 DEPTH = {
     f"{lower} + {upper} layers": [f"split.split_layer={lower}", f"split.upper_layers={upper}"]
-    for lower, upper in ((4, 2), (5, 2), (6, 2), (6, 3))
+    for lower, upper in ((3, 3), (4, 2), (5, 1), (6, 2), (6, 3))
 }
 ABLATIONS = {
     "whole recipe": [],

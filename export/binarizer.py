@@ -80,12 +80,17 @@ class Binarizer(nn.Module):
         """h~ (..., d) from signs (..., m), scale (..., 1) and the base (..., d)."""
         return base + scale * signs
 
-    def forward(self, h: Tensor, f: Tensor) -> Tensor:
-        """States h (..., d), features (..., f) -> h~ (..., d), differentiable through the signs."""
+    def forward(self, h: Tensor, f: Tensor, bare: Tensor | None = None) -> Tensor:
+        """
+        States h (..., d), features (..., f) -> h~ (..., d), differentiable through the signs.
+
+        Where the mask `bare` (...) is true the scale is 0, as a store says of a token without a vector.
+        """
         base = self.base(f)
         y = self.project(h, base)
         scale = rms(y)
-        return self.restore(SignSTE.apply(y / scale), scale, base)
+        kept = scale if bare is None else scale.masked_fill(bare[..., None], 0.0)
+        return self.restore(SignSTE.apply(y / scale), kept, base)
 
 
 class PlainBinarizer(Binarizer):
@@ -107,9 +112,9 @@ class NaiveBinarizer(PlainBinarizer):
         """Steeper with every step."""
         self.beta = (1 + step / 10) ** 0.5
 
-    def forward(self, h: Tensor, f: Tensor) -> Tensor:
+    def forward(self, h: Tensor, f: Tensor, bare: Tensor | None = None) -> Tensor:
         """States h (..., d) -> h~ (..., d)."""
-        return torch.tanh(self.beta * h) if self.training else super().forward(h, f)
+        return torch.tanh(self.beta * h) if self.training else super().forward(h, f, bare)
 
 
 class GainBinarizer(Binarizer):

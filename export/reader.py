@@ -147,8 +147,9 @@ class UpperEncoder(nn.Module):
         """The other layers over joint states (B, Q + L, d) -> start and end (B, L), last passage states (B, L, d)."""
         mask = torch.cat([q_mask, p_mask], dim=1)
         states = run_layers(self.layers[1:-1], states, mask)
-        needed = _null_and_passage(states, q_mask.shape[1])  # nobody reads the question's last states
-        last = run_last_layer(self.layers[-1], needed, states, mask)
+        last = _null_and_passage(states, q_mask.shape[1])  # nobody reads the question's last states
+        if len(self.layers) > 1:
+            last = run_last_layer(self.layers[-1], last, states, mask)
         return *relative_logits(self.span(last), p_mask), last[:, 1:]
 
 
@@ -192,9 +193,13 @@ class PassageEncoder(nn.Module):
         """Static word embeddings e(id), (..., d)."""
         return self.lower.words(ids)
 
-    def binarize(self, h: Tensor, ids: Tensor) -> Tensor:
-        """Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales."""
-        return self.binarizer(h, self.features(ids))
+    def binarize(self, h: Tensor, ids: Tensor, bare: Tensor | None = None) -> Tensor:
+        """
+        Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales.
+
+        Where the mask `bare` (B, L) is true there are none, and the base alone is left.
+        """
+        return self.binarizer(h, self.features(ids), bare)
 
     def fit_binarizer(self, h: Tensor, f: Tensor) -> None:
         """Fit the binarizer's constants on states (tokens, d) and features (tokens, ...)."""
@@ -317,7 +322,7 @@ def load_bert(checkpoint: Path) -> BertModel:
     return bert
 
 
-def check_split(model: PretrainedConfig, config: SplitConfig, fewest_above: int = 2) -> None:
+def check_split(model: PretrainedConfig, config: SplitConfig) -> None:
     """
     Refuse what no split reader can be made of.
 
@@ -325,10 +330,10 @@ def check_split(model: PretrainedConfig, config: SplitConfig, fewest_above: int 
         ExportError: If the split layer or the sizes do not fit the checkpoint.
     """
     depth, d = model.num_hidden_layers, model.hidden_size
-    if not 1 <= config.split_layer <= depth or not fewest_above <= config.upper_layers <= depth:
+    if not 1 <= config.split_layer <= depth or not 1 <= config.upper_layers <= depth:
         raise ExportError(
             f"split layer {config.split_layer} + {config.upper_layers} does not fit {depth} layers: "
-            f"1 to {depth} below, {fewest_above} to {depth} above"
+            f"1 to {depth} below and above"
         )
     widest = getattr(model, "intermediate_size", 0)
     if not 0 <= config.lower_width <= widest:

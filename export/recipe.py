@@ -36,6 +36,7 @@ _RANGES = {
     "window": (16, 400),
     "short_window": (16, 400),
     "short": (0, 1),
+    "bare": (0, 1),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
     "second": (0, 1),
@@ -73,6 +74,8 @@ class StepConfig:
     temperature: float = 2.0
     recovery: float = 0.0
     """Weight of the passage representation recovery."""
+    bare: float = 0.0
+    """Share of the passages whose common words are restored without their bits, as in a compacted store."""
     early: float = 0.5
     """Weight of the early span head's task loss."""
     sentences: float = 1.0

@@ -224,7 +224,7 @@ class SplitT5(PassageEncoder, Decoding):
             raise ExportError("match_rank is the extractive reader's: leave it 0 for a T5")
         if config.lower_width:
             raise ExportError("lower_width is the extractive reader's: leave it 0 for a T5")
-        check_split(t5.config, config, fewest_above=1)
+        check_split(t5.config, config)
         self.config = config
         self.upper = T5Upper(t5.encoder, config.upper_layers)
         self.lower = T5Lower(t5.encoder, config.split_layer)

@@ -38,6 +38,7 @@ from export.retrieval import SentenceTeacher, train_retrieval
 from export.t5 import EOS, FullT5, Generation, SplitT5, load_t5, model_type, without_dropout
 from store.bundle import file_hash
 from store.errors import ExportError
+from store.runs import common_ids
 
 AnyReader = FullReader | SplitReader | FullT5 | SplitT5
 _INPUTS = ("checkpoint", "sha256", "data", "start_full", "start")
@@ -59,13 +60,17 @@ def read_full(reader: FullReader | FullT5, batch: Batch, attention: bool = False
 
 
 def read_split(
-    reader: SplitReader | SplitT5, batch: Batch, binarized: bool
+    reader: SplitReader | SplitT5, batch: Batch, binarized: bool, bare: Tensor | None = None
 ) -> tuple[Reading | Generation, Tensor, Tensor, Tensor, Tensor | None]:
-    """Reading of a batch's pairs, lower states of passages and questions, body states, restored ones if binarized."""
+    """
+    Reading of a batch's pairs, lower states of passages and questions, body states, restored ones if binarized.
+
+    The tokens of the mask `bare` (P, n) are restored from their base alone.
+    """
     h_p = reader.lower(batch.passage_ids, batch.passage_ids != 0)
     h_q = reader.lower(batch.question_ids, batch.question_ids != 0)
     bodies = body_states(h_p, batch)
-    restored = reader.binarize(bodies, batch.body_ids) if binarized else None
+    restored = reader.binarize(bodies, batch.body_ids, bare) if binarized else None
     reading = reader.read_pairs(h_q, bodies if restored is None else restored, batch)
     return reading, h_p, h_q, bodies, restored
 
@@ -83,12 +88,16 @@ class Trainer:
         recipe: Recipe,
         inputs: dict[str, Any],
         device: torch.device,
+        short: Sequence[Passage] = (),
+        common: Tensor | None = None,
     ) -> None:
+        """`short` are the short windows of the same texts, `common` (V,) says which ids are common words."""
         self.folder, self.name, self.recipe, self.inputs, self.device = folder, step, recipe, inputs, device
         self.config: StepConfig = recipe.step(step)
         self.reader = reader.to(device)
         self.full = full.to(device).eval().requires_grad_(False) if full is not None else None
-        self.sentences = sentences
+        self.sentences, self._short = sentences, short
+        self._common = common.to(device) if common is not None else None
         named = [(n, p) for n, p in reader.named_parameters() if p.requires_grad]
         groups = [
             {"params": [p for n, p in named if not _is_fresh(n)], "lr": self.config.lr},
@@ -133,22 +142,15 @@ class Trainer:
         (self.folder / "last.pt.new").replace(self.folder / "last.pt")
         save_reader(self.reader, self.folder)
 
-    def run(
-        self,
-        train: Sequence[Passage],
-        short: Sequence[Passage],
-        dev: Sequence[Passage],
-        eval_every: int,
-        save_every: int,
-    ) -> None:
-        """Train to the last step, first on the short windows, and write the step's record."""
+    def run(self, train: Sequence[Passage], dev: Sequence[Passage], eval_every: int, save_every: int) -> None:
+        """Train to the last step and write the step's record."""
         config = self.config
         if not self.resume() and self.name == "binarized":
             self._fit_binarizer(train)
         figures: dict[str, float] = {}
         bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05, disable=None, desc=self.name)
         mean: dict[str, float] = {}
-        for batch in self._batches(short, train):
+        for batch in self._batches(train):
             began = time.monotonic()
             losses = self._step(batch)
             self.seconds += time.monotonic() - began
@@ -172,14 +174,15 @@ class Trainer:
         (self.folder / "train.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def _evaluate(self, dev: Sequence[Passage]) -> dict[str, float]:
-        return evaluate(self.reader, dev, self.name == "binarized", self.device)
+        common = self._common if self.config.bare == 1 else None
+        return evaluate(self.reader, dev, self.name == "binarized", self.device, common)
 
-    def _batches(self, short: Sequence[Passage], train: Sequence[Passage]) -> Iterator[Batch]:
+    def _batches(self, train: Sequence[Passage]) -> Iterator[Batch]:
         """Batches from the step's own position on, epoch after epoch, up to its last."""
         data, config = self.recipe.data, self.config
         seed = data.seed + 1000 * STEPS.index(self.name)
         seen = 0
-        for passages, last in ((short, int(config.short * config.steps)), (train, config.steps)):
+        for passages, last in ((self._short, int(config.short * config.steps)), (train, config.steps)):
             while seen < last:
                 for batch in batches(passages, data.pair_tokens, seed, config.unanswerable, config.second, data.others):
                     seen += 1
@@ -208,7 +211,9 @@ class Trainer:
         if isinstance(self.reader, FullReader | FullT5):
             return {"task": task_loss(batch, read_full(self.reader, batch))}
         self.reader.binarizer.anneal(self.step)
-        reading, h_p, h_q, bodies, restored = read_split(self.reader, batch, self.name == "binarized")
+        reading, h_p, h_q, bodies, restored = read_split(
+            self.reader, batch, self.name == "binarized", self._bare(batch)
+        )
         losses = {"task": task_loss(batch, reading)}
         if config.early:
             losses["early"] = config.early * early_loss(batch, reading)
@@ -231,6 +236,13 @@ class Trainer:
                 * torch.stack([self.sentences.loss(self.reader.retrieval(h, ids != 0), ids) for h, ids in pairs]).sum()
             )
         return losses
+
+    def _bare(self, batch: Batch) -> Tensor | None:
+        """The common words (P, n) of the passages that are read without theirs; the same ones after a stop."""
+        if not self.config.bare or self._common is None:
+            return None
+        drawn = torch.rand(len(batch.body_ids), generator=torch.Generator().manual_seed(self.step))
+        return self._common[batch.body_ids] & (drawn < self.config.bare).to(self.device)[:, None]
 
     @torch.no_grad()
     def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 200_000) -> None:
@@ -269,9 +281,13 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def evaluate(reader: AnyReader, dev: Sequence[Passage], binarized: bool, device: torch.device) -> dict[str, float]:
+def evaluate(
+    reader: AnyReader, dev: Sequence[Passage], binarized: bool, device: torch.device, common: Tensor | None = None
+) -> dict[str, float]:
     """
     Token-level exact match and F1 on passages held out: of the best span in the gold passage, or of what is written.
+
+    The ids that `common` (V,) names are read without their bits.
 
     A quick figure to steer by: the reported ones come from the exported graphs and the answers' text.
     """
@@ -282,7 +298,8 @@ def evaluate(reader: AnyReader, dev: Sequence[Passage], binarized: bool, device:
         if isinstance(reader, FullReader | FullT5):
             reading = read_full(reader, batch)
         else:
-            reading = read_split(reader, batch, binarized)[0]
+            bare = None if common is None else common[batch.body_ids]
+            reading = read_split(reader, batch, binarized, bare)[0]
         if isinstance(reading, Generation):
             for written, wanted in zip(reader.generate(reading.encoded, reading.mask), reading.answers, strict=True):
                 said, right = ([i for i in row.tolist() if i > EOS] for row in (written, wanted))
@@ -443,7 +460,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     train_set = _passages(checkpoint, tuple(files), recipe.data.window)
     brief = any(recipe.step(step).short for step in STEPS)
-    short_set = _passages(checkpoint, tuple(files), recipe.data.short_window) if brief else train_set
+    short_set = _passages(checkpoint, tuple(files), recipe.data.short_window) if brief else ()
     dev_set = _passages(checkpoint, tuple(validation), recipe.data.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
@@ -461,6 +478,7 @@ def train(
     def made_from(step: str) -> dict[str, Any]:
         return inputs if step == "full" else {**inputs, **begun}
 
+    common = torch.from_numpy(common_ids(load_tokenizer(checkpoint).get_vocab()))
     sentences = None
     if isinstance(model, BertModel):
         sentences = SentenceTeacher(model.to(where), recipe.split.code_bits, recipe.data.seed)
@@ -480,8 +498,8 @@ def train(
             folder.mkdir(exist_ok=True)
             full = load_full(out / "full") if step != "full" and recipe.full.steps else None
             reader = _start(step, checkpoint, out, recipe, start_full, start)
-            trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where)
-            trainer.run(train_set, short_set, dev_set, eval_every, save_every)
+            trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where, short_set, common)
+            trainer.run(train_set, dev_set, eval_every, save_every)
         figures[step] = json.loads((folder / "train.json").read_text())["dev"]
     if last is None or last.name == "full":
         return figures

@@ -17,14 +17,26 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from store.codec import Packed, decoded_scales, encoded_scales, unpack
+from store.search import STOPWORDS
 
 Sums = npt.NDArray[np.float64]
+_CLITICS = frozenset({"s", "t", "d", "ll", "re", "ve"})
+"""What is left of 's, n't and their like when a tokenizer has split off the apostrophe."""
+
+
+def common_ids(vocabulary: Mapping[str, int]) -> npt.NDArray[np.bool_]:
+    """Token id -> whether it is a common word (V,): a stopword, or a token with neither letter nor digit."""
+    common = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    for token, i in vocabulary.items():
+        word = token.removeprefix("##")
+        common[i] = token in STOPWORDS or token in _CLITICS or not any(c.isalnum() for c in word)
+    return common
 
 
 def runs_kept(held: int, ratio: float) -> int:

@@ -128,3 +128,13 @@ def test_the_fitted_base_is_what_the_id_alone_predicts() -> None:
     base = binarizer.base(e)
     assert error(base, h) < 1
     assert (h - base).mean(0).abs().max() < 1e-3
+
+
+def test_a_token_without_its_bits_is_its_base() -> None:
+    h, e = data(20)
+    binarizer = ResidualBinarizer(32, 16)
+    binarizer.fit(h, e)
+    bare = torch.arange(20) % 3 == 0
+    restored = binarizer(h, e, bare)
+    assert torch.equal(restored[bare], binarizer.base(e)[bare])
+    assert torch.equal(restored[~bare], binarizer(h, e)[~bare])

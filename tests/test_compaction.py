@@ -12,12 +12,13 @@ import pytest
 import app.compaction
 from app.assistant import Assistant
 from app.bundle import Bundle
-from app.compaction import SETTING, Compressor, common_ids, compact, ratios_of
+from app.compaction import SETTING, Compressor, compact, ratios_of
 from app.places import Places
 from app.verify import reencode
 from store import upkeep
 from store.codec import read_packed
 from store.errors import StoreError
+from store.runs import common_ids
 from store.tokens import TokenStore
 from tests.conftest import Run, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
@@ -261,7 +262,7 @@ def test_text_of_common_words_alone_is_still_read(notes: Path, store: TokenStore
 
 def test_a_token_keeps_a_vector_unless_its_word_is_common(bundle: Bundle) -> None:
     ids = {word: bundle.tokenizer.token_to_id(word) for word in ("the", ".", "boiler", "##s", "5", "s", "not")}
-    common = {word: bool(common_ids(bundle)[i]) for word, i in ids.items()}
+    common = {word: bool(common_ids(ids)[i]) for word, i in ids.items()}
     assert common == {"the": True, ".": True, "boiler": False, "##s": False, "5": False, "s": True, "not": False}
 
 

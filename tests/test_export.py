@@ -39,6 +39,19 @@ def floats(run: Path) -> Path:
 
 def test_the_float_bundle_reads_as_the_torch_reader_does(run: Path, floats: Path) -> None:
     """Twins over the whole path: text -> lower.onnx -> bytes -> upper.onnx against torch on the same question."""
+    assert_twins(run, floats)
+
+
+def test_a_single_upper_layer_reads_as_the_torch_reader_does(run: Path, tmp_path: Path) -> None:
+    data = [run.parent / "train.jsonl"]
+    single = replace(RECIPE, split=replace(RECIPE.split, split_layer=2, upper_layers=1))
+    train(run.parent / "bert", data, data, tmp_path / "run", single)
+    make_bundle(tmp_path / "run", tmp_path / "float32", "tiny", precision="float32")
+    assert_twins(tmp_path / "run", tmp_path / "float32")
+
+
+def assert_twins(run: Path, floats: Path) -> None:
+    """A float bundle's span logits are its run's."""
     reader, bundle = load_reader(run), Bundle.open(floats)
     encoded = bundle.encode_passage("heating", CONTEXT)
     bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)

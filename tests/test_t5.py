@@ -184,7 +184,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"split_layer": 4}, "does not fit 3 layers"),
-        ({"upper_layers": 0}, "1 to 3 above"),
+        ({"upper_layers": 0}, "1 to 3 below and above"),
         ({"binarizer": "odd"}, "there is no binarizer 'odd'"),
         ({"match_rank": 4}, "match_rank is the extractive reader's"),
         ({"lower_width": 8}, "lower_width is the extractive reader's"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import BertModel
 
+from export.binarizer import ResidualBinarizer
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
@@ -16,6 +17,7 @@ from export.recipe import Recipe, load_recipe, make_recipe
 from export.train import Trainer, body_states, load_full, load_reader, read_full, read_split, train
 from store.bundle import file_hash
 from store.errors import ExportError
+from store.runs import common_ids
 from tests.tiny import RECIPE, checkpoint, questions
 
 SPLIT = RECIPE.split
@@ -327,6 +329,28 @@ def test_the_first_steps_read_short_windows(folder: Path, tmp_path: Path, monkey
     assert max(seen[:6]) <= 16 < max(seen[6:])
 
 
+@pytest.mark.parametrize(("share", "fewest", "most"), [(1.0, 1.0, 1.0), (0.5, 0.2, 0.8), (0.0, 0.0, 0.0)])
+def test_common_words_are_read_without_their_bits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, fewest: float, most: float
+) -> None:
+    tokenizer = load_tokenizer(folder / "bert")
+    common = torch.from_numpy(common_ids(tokenizer.get_vocab()))
+    passages: list[bool] = []
+    forward = ResidualBinarizer.forward
+
+    def watched(self: ResidualBinarizer, h: torch.Tensor, f: torch.Tensor, bare: torch.Tensor | None = None) -> Any:
+        if self.training:
+            passages.extend([False] * len(h) if bare is None else bare.any(dim=1).tolist())
+        return forward(self, h, f, bare)
+
+    monkeypatch.setattr(ResidualBinarizer, "forward", watched)
+    data = [folder / "train.jsonl"]
+    settings = recipe(full={"steps": 0}, decomposed={"steps": 0}, binarized={"steps": 6, "bare": share})
+    train(folder / "bert", data, data, tmp_path / "run", settings)
+    assert common[[tokenizer.token_to_id(word) for word in ("the", ".")]].all()
+    assert fewest <= sum(passages) / len(passages) <= most
+
+
 def test_a_step_that_started_elsewhere_is_not_shared(folder: Path, tmp_path: Path, whole_run: Path) -> None:
     data = [folder / "train.jsonl"]
     started = recipe(decomposed={"steps": 2})
@@ -361,7 +385,7 @@ def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> N
     ("split", "message"),
     [
         (SplitConfig(split_layer=4, upper_layers=2, bits=16), "does not fit 3 layers"),
-        (SplitConfig(split_layer=2, upper_layers=1, bits=16), "does not fit 3 layers"),
+        (SplitConfig(split_layer=2, upper_layers=0, bits=16), "does not fit 3 layers"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=12), "multiple of 8"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=40), "at most the hidden size 32"),
         (SplitConfig(split_layer=1, upper_layers=2, bits=0), "multiple of 8"),
