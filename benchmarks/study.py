@@ -8,13 +8,22 @@ Studies: the same data, the same budget, one thing different; each prints one ta
 Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` has finished by the same
 recipe are taken from it. Figures are `train.json`'s: token-level exact match and F1 in torch, given the passage, on 200
 held-out passages. They steer; what is reported of the program comes from `btr-assistant eval`.
+
+With `--notes` and `--questions` every variant is also exported, indexes the notes and answers every n-th of the
+questions from them, through the int8 graphs: what depth costs in time is seen there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+from export.bundle import make_bundle
 from export.recipe import Recipe, load_recipe
 from export.train import train
 
@@ -50,6 +59,31 @@ def bytes_per_token(recipe: Recipe, hidden_size: int = 384) -> float:
     return bits / 8 + (0 if split.binarizer in ("naive", "plain") else 2)
 
 
+def program(*arguments: str | Path) -> dict[str, Any]:
+    """What a command of the program prints with `--json`; nothing where it prints none."""
+    command = [sys.executable, "-m", "benchmarks.run", *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    return found
+
+
+def measured(run: Path, notes: Path, questions: Path, every: int) -> list[str]:
+    """Index tokens/s, recall@20, EM / F1 over the store and ms a question of a run's int8 graphs."""
+    bundle, store = run / "bundle", run / "store.db"
+    if not (bundle / "manifest.json").is_file():
+        make_bundle(run, bundle, "study")
+    for old in run.glob("store.db*"):
+        old.unlink()
+    where = ("--bundle", bundle, "--store", store)
+    began = time.monotonic()
+    program(*where, "index", "-q", notes)
+    speed = program(*where, "status", "--json")["tokens"] / (time.monotonic() - began)
+    figures = program(*where, "eval", questions, "--open", "--every", str(every), "--json")
+    scores = f"{figures['em']:.1f} / {figures['f1']:.1f}"
+    recall, ms = figures["recall_at_k"]["20"], figures["ms_per_question"]["p50"]
+    return [f"{speed:,.0f}", f"{100 * recall:.1f} %", scores, f"{ms:.0f}"]
+
+
 def main() -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,7 +95,12 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, action="append", required=True)
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of every variant")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--notes", type=Path, help="notes to index (benchmarks.corpus)")
+    parser.add_argument("--questions", type=Path, help="questions about them")
+    parser.add_argument("--every", type=int, default=12, help="ask every n-th question")
     options = parser.parse_args()
+    if bool(options.notes) != bool(options.questions):
+        parser.error("--notes and --questions belong together")
     lines = []
     for number, (name, settings) in enumerate(STUDIES[options.study].items()):
         recipe = load_recipe(None, [*options.settings, *settings])
@@ -72,11 +111,14 @@ def main() -> None:
         )
         shown = [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
                  ("full", "decomposed", "binarized")]  # fmt: skip
+        if options.notes:
+            shown += measured(out, options.notes, options.questions, options.every)
         lines.append(f"| {name} | {bytes_per_token(recipe):.0f} | {' | '.join(shown)} |")
-        print(lines[-1])
-    print(
-        "\n| variant | bytes a token | full EM / F1 | decomposed EM / F1 | binarized EM / F1 |\n|---|---|---|---|---|"
-    )
+        print(lines[-1], flush=True)
+    titles = ["variant", "bytes a token", "full EM / F1", "decomposed EM / F1", "binarized EM / F1"]
+    if options.notes:
+        titles += ["index tokens/s", "recall@20", "open EM / F1", "ms a question"]
+    print(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     print("\n".join(lines))
 
 
