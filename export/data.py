@@ -7,7 +7,8 @@ for all of them: with SQuAD's 4.6 questions a context, a training step costs hal
 
 Passages that are longer than the window are cut into overlapping windows; two windows of one article travel
 together, so that a question's negative is a passage of the same article, but never of the same context: an
-overlapping window may hold the answer.
+overlapping window may hold the answer. A row may bring `hard_negatives: [{title, text}]`, passages that retrieval finds
+for its question and that do not hold the answer: then the first of them is the negative.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
         except (KeyError, TypeError, AttributeError) as error:
             raise ExportError(
                 f"{path}:{number} is no object with context, question and answers "
-                "([{text, answer_start}, ...]): correct it"
+                "([{text, answer_start}, ...]), or with odd hard_negatives ([{title, text}, ...]): correct it"
             ) from error
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise ExportError(f"{path} cannot be read after line {number} ({error}): give a whole file") from error
@@ -124,6 +125,9 @@ def _checked(row: Any) -> dict[str, Any]:
     """A row whose entries have the right types; raises what a wrong one raises."""
     texts = [row["context"], row["question"], row.get("title") or "", *(answer["text"] for answer in row["answers"])]
     if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    negatives = [text for n in row.get("hard_negatives") or [] for text in (n["title"], n["text"])]
+    if not all(isinstance(text, str) for text in negatives):
         raise TypeError
     if not all(type(answer["answer_start"]) is int for answer in row["answers"]):
         raise TypeError
@@ -156,7 +160,7 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
     """
     Rows grouped by context, tokenized, cut into windows of at most `window` body tokens.
 
-    Windows without questions are left out.
+    Windows without questions are left out, but for hard negatives.
 
     Raises:
         ExportError: If a file cannot be used, or none holds a question with an answer.
@@ -167,16 +171,24 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
             rows[row.get("title") or "", row["context"]].append(row)
     keys = list(rows)
     bodies = _encode(tokenizer, [context for _, context in keys])
-    heads = _encode(tokenizer, [title.replace("_", " ") for title, _ in keys])
+    heads = _heads(tokenizer, [title for title, _ in keys])
     before, sep = frame(tokenizer)
+    found = [next((n[0] for row in rows[key] if (n := row.get("hard_negatives"))), None) for key in keys]
+    others = [negative for negative in found if negative]
+    negatives = zip(
+        _heads(tokenizer, [negative["title"] for negative in others]),
+        _encode(tokenizer, [negative["text"] for negative in others]),
+        strict=True,
+    )
     answers = iter(_encode(tokenizer, [row["answers"][0]["text"] for key in keys for row in rows[key]]))
     overlap = window // 4
     passages = []
-    for number, ((title, context), (ids, offsets), (head, _)) in enumerate(zip(keys, bodies, heads, strict=True)):
+    for number, ((title, context), (ids, offsets), head) in enumerate(zip(keys, bodies, heads, strict=True)):
         group = rows[title, context]
+        article = f"{title}, {number}" if found[number] else title
         questions = _encode(tokenizer, [row["question"] for row in group])
         starts = range(0, max(1, len(ids) - overlap), window - overlap)
-        windows = [Passage(title, number, [*before, *head[:MAX_HEADING], sep], ids[at : at + window]) for at in starts]
+        windows = [Passage(article, number, [*before, *head, sep], ids[at : at + window]) for at in starts]
         for row, (question, _) in zip(group, questions, strict=True):
             answer, (answer_ids, _) = row["answers"][0], next(answers)
             span = _token_span(offsets, answer["answer_start"], answer["answer_start"] + len(answer["text"]))
@@ -188,6 +200,9 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
                     passage.questions.append(Question(asked, span[0] - at, span[1] - at, said))
                     break
         passages.extend(passage for passage in windows if passage.questions)
+        if found[number]:
+            head, (ids, _) = next(negatives)
+            passages.append(Passage(article, len(keys) + number, [*before, *head, sep], ids[:window]))
     if not passages:
         raise ExportError(f"{', '.join(map(str, paths))} hold no answerable question: give other files")
     return passages
@@ -225,6 +240,8 @@ def batches(
         groups.append(group)
     rng.shuffle(groups)
     for group in groups:
+        if not any(passage.questions for passage in group):
+            continue
         yield _collate(group, unanswerable, second, others, rng)
 
 
@@ -303,6 +320,10 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Lists of ids -> (len(rows), longest) padded with 0."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+def _heads(tokenizer: Tokenizer, titles: list[str]) -> list[list[int]]:
+    return [ids[:MAX_HEADING] for ids, _ in _encode(tokenizer, [title.replace("_", " ") for title in titles])]
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:

@@ -41,8 +41,10 @@ from store.errors import ExportError
 from store.runs import common_ids
 
 AnyReader = FullReader | SplitReader | FullT5 | SplitT5
-_INPUTS = ("checkpoint", "sha256", "data", "start_full", "start")
+_INPUTS = ("checkpoint", "sha256", "data", "start_full", "start", "retrieved")
 """What a step is made from, besides its recipe."""
+AGREED = 0.5
+"""Token-level F1 from which the full reader agrees with a noisy answer."""
 
 
 def body_states(h: Tensor, batch: Batch) -> Tensor:
@@ -308,16 +310,38 @@ def evaluate(
                 exact += said == right
                 count += 1
             continue
-        scores = reading.start[:, :, None] + reading.end[:, None, :]
-        spans = torch.ones_like(scores[0], dtype=torch.bool).triu().tril(29)
-        best = torch.where(spans, scores, -1e9).flatten(1).argmax(1)
-        width = reading.start.shape[1]
-        for s, e, a, b in zip(best // width, best % width, batch.start, batch.end, strict=True):
-            common = max(0, int(min(e, b) - max(s, a)) + 1)
-            overlap += 2 * common / int((e - s + 1) + (b - a + 1))
-            exact += bool(s == a and e == b)
-            count += 1
+        overlaps = span_overlaps(reading, batch)
+        overlap += sum(overlaps)
+        exact += overlaps.count(1.0)
+        count += len(overlaps)
     return {"em": round(100 * exact / count, 2), "f1": round(100 * overlap / count, 2)}
+
+
+def span_overlaps(reading: Reading, batch: Batch) -> list[float]:
+    """Token-level F1 of the best span of each question, of a batch where every question has one pair."""
+    scores = reading.start[:, :, None] + reading.end[:, None, :]
+    spans = torch.ones_like(scores[0], dtype=torch.bool).triu().tril(29)
+    best = torch.where(spans, scores, -1e9).flatten(1).argmax(1)
+    width = reading.start.shape[1]
+    first, last = best // width, best % width
+    common = (torch.minimum(last, batch.end) - torch.maximum(first, batch.start) + 1).clamp(min=0)
+    lengths = (last - first + 1) + (batch.end - batch.start + 1)
+    found: list[float] = (2 * common / lengths).tolist()
+    return found
+
+
+@torch.no_grad()
+def agreed(full: FullReader, passages: Sequence[Passage], device: torch.device) -> list[list[int]]:
+    """The numbers of those questions of each passage whose answer the full reader finds there."""
+    full = full.to(device).eval()
+    kept = []
+    for passage in tqdm(passages, unit="passage", disable=None, desc="agreed"):
+        overlaps = []
+        if passage.questions:
+            batch = to_device(next(batches([passage], 1, 0)), device)
+            overlaps = span_overlaps(read_full(full, batch), batch)
+        kept.append([number for number, overlap in enumerate(overlaps) if overlap >= AGREED])
+    return kept
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -426,6 +450,7 @@ def train(
     share: Path | None = None,
     start_full: Path | None = None,
     start: Path | None = None,
+    retrieved: Sequence[Path] = (),
     dev_passages: int = 200,
     eval_every: int = 200,
     save_every: int = 100,
@@ -435,7 +460,8 @@ def train(
 
     Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
     The full step starts from the checkpoint or, if given, from the full reader of the run `start_full`; the decomposed
-    step from the full reader or, if given, from the finished split reader of the run `start`.
+    step from the full reader or, if given, from the finished split reader of the run `start`. The steps after the full
+    one also learn from the files `retrieved`, where the full reader agrees with their answers.
 
     Returns:
         The dev figures of each step.
@@ -473,7 +499,10 @@ def train(
         inputs["start_full"] = file_hash(start_full / "full" / "reader.safetensors")
     if start is not None and not _same_shape(load_reader(start).config, recipe.split):
         raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
-    begun = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
+    begun: dict[str, Any] = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
+    if retrieved:
+        begun["retrieved"] = {path.name: file_hash(path) for path in retrieved}
+    retrieved_set = _passages(checkpoint, tuple(retrieved), recipe.data.window) if retrieved else ()
 
     def made_from(step: str) -> dict[str, Any]:
         return inputs if step == "full" else {**inputs, **begun}
@@ -497,9 +526,13 @@ def train(
         if not _finished(folder, recipe.upto(step), made_from(step)):
             folder.mkdir(exist_ok=True)
             full = load_full(out / "full") if step != "full" and recipe.full.steps else None
+            more: Sequence[Passage] = ()
+            if step != "full":
+                more = _consistent(out, full, retrieved_set, where) if isinstance(full, FullReader) else retrieved_set
+            brief_set = (*short_set, *more) if short_set else ()
             reader = _start(step, checkpoint, out, recipe, start_full, start)
-            trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where, short_set, common)
-            trainer.run(train_set, dev_set, eval_every, save_every)
+            trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where, brief_set, common)
+            trainer.run((*train_set, *more), dev_set, eval_every, save_every)
         figures[step] = json.loads((folder / "train.json").read_text())["dev"]
     if last is None or last.name == "full":
         return figures
@@ -512,6 +545,26 @@ def train(
         record = {**inputs, "recipe": asdict(recipe), "dev": figures}
         (out / "train.json").write_text(json.dumps(record, indent=2) + "\n")
     return figures
+
+
+def _consistent(out: Path, full: FullReader, passages: Sequence[Passage], device: torch.device) -> list[Passage]:
+    """
+    Passages with a noisy answer -> those with the answers that the run's full reader agrees with, and their negatives.
+
+    What it agrees with is found once and kept in `agreed.json`.
+    """
+    if not passages:
+        return []
+    path, key = out / "agreed.json", [file_hash(out / "full" / "reader.safetensors"), len(passages)]
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    if found.get("key") != key:
+        found = {"key": key, "kept": agreed(full, passages, device)}
+        path.write_text(json.dumps(found))
+    articles: dict[str, list[Passage]] = {}
+    for passage, kept in zip(passages, found["kept"], strict=True):
+        left = replace(passage, questions=[passage.questions[number] for number in kept])
+        articles.setdefault(passage.article, []).append(left)
+    return [passage for group in articles.values() if any(p.questions for p in group) for passage in group]
 
 
 def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:

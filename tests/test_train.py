@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import BertModel
 
 from export.binarizer import ResidualBinarizer
@@ -14,11 +15,21 @@ from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
-from export.train import Trainer, body_states, load_full, load_reader, read_full, read_split, train
+from export.train import (
+    Trainer,
+    agreed,
+    body_states,
+    load_full,
+    load_reader,
+    read_full,
+    read_split,
+    span_overlaps,
+    train,
+)
 from store.bundle import file_hash
 from store.errors import ExportError
 from store.runs import common_ids
-from tests.tiny import RECIPE, checkpoint, questions
+from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
 
 SPLIT = RECIPE.split
 
@@ -349,6 +360,83 @@ def test_common_words_are_read_without_their_bits(
     train(folder / "bert", data, data, tmp_path / "run", settings)
     assert common[[tokenizer.token_to_id(word) for word in ("the", ".")]].all()
     assert fewest <= sum(passages) / len(passages) <= most
+
+
+def words(tokenizer: Tokenizer, ids: torch.Tensor) -> str:
+    """A row of padded ids as text, without the special tokens."""
+    return " ".join(tokenizer.id_to_token(i) for i in ids.tolist() if i > 4)
+
+
+def retrieved(path: Path) -> Path:
+    """Two noisy rows, each with a passage that retrieval found."""
+    rows = [
+        ("which port?", "The staging database listens on port 5433.", "5433", "The garden database listens."),
+        ("who planted?", CONTEXT, "march", "A pear tree."),
+    ]
+    with path.open("w") as lines:
+        for question, context, answer, negative in rows:
+            row = {
+                "title": "house",
+                "question": question,
+                "context": context,
+                "answers": [{"text": answer, "answer_start": context.index(answer)}],
+                "hard_negatives": [{"title": "garden", "text": negative}, {"title": "garden", "text": "The a the."}],
+            }
+            lines.write(json.dumps(row) + "\n")
+    return path
+
+
+def test_a_hard_negative_stands_beside_its_question(folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(folder / "bert")
+    passages = load_passages([retrieved(tmp_path / "retrieved.jsonl")], tokenizer, window=40)
+    assert [len(p.questions) for p in passages] == [1, 0, 1, 0]
+    (batch,) = batches(passages, 4096, 0, second=1.0)
+    shown: dict[str, list[str]] = {}
+    for question, passage in zip(batch.pair_question.tolist(), batch.pair_passage.tolist(), strict=True):
+        asked = words(tokenizer, batch.question_ids[question])
+        shown.setdefault(asked, []).append(words(tokenizer, batch.body_ids[passage]))
+    assert shown == {
+        "which port ?": ["the staging database listens on port 5433 .", "the garden database listens ."],
+        "who planted ?": [CONTEXT.lower().replace(".", " ."), "a pear tree ."],
+    }
+
+
+def test_only_answers_that_the_full_reader_agrees_with_are_learned_from(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path
+) -> None:
+    noisy, data = retrieved(tmp_path / "retrieved.jsonl"), [folder / "train.jsonl"]
+    passages = load_passages([noisy], load_tokenizer(folder / "bert"), 40)
+    full = load_full(whole_run / "full")
+    batch = next(iter(batches(passages[:1], 4096, 0)))
+    reading = read_full(full, batch)
+    exact = replace(batch, start=reading.start.argmax(1), end=reading.start.argmax(1))
+    reading.end = reading.start
+    assert span_overlaps(reading, exact) == [1.0]
+    calls: list[int] = []
+
+    def first_only(full: FullReader, passages: Any, device: torch.device) -> list[list[int]]:
+        calls.append(len(passages))
+        return [[0] if number == 0 else [] for number in range(len(passages))]
+
+    seen: set[str] = set()
+    losses = Trainer._losses
+
+    def watched(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        seen.update(f"{self.name}: {words(tokenizer, ids)}" for ids in batch.question_ids)
+        return losses(self, batch)
+
+    tokenizer = load_tokenizer(folder / "bert")
+    monkeypatch.setattr("export.train.agreed", first_only)
+    monkeypatch.setattr(Trainer, "_losses", watched)
+    train(folder / "bert", data, data, tmp_path / "run", RECIPE, share=whole_run, retrieved=[noisy])
+    assert calls == [4]  # once for both steps
+    assert (tmp_path / "run" / "full").is_symlink()
+    assert {"decomposed: which port ?", "binarized: which port ?"} <= seen
+    assert not any("planted" in question and "tree" not in question for question in seen)
+    again = agreed(full, passages, torch.device("cpu"))
+    assert [len(kept) for kept in again[1::2]] == [0, 0]
+    record = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert record["retrieved"] == {"retrieved.jsonl": file_hash(noisy)}
 
 
 def test_a_step_that_started_elsewhere_is_not_shared(folder: Path, tmp_path: Path, whole_run: Path) -> None:
