@@ -25,6 +25,7 @@ from app.chat.engine import AssistantEngine, Engine, Indexed, Progress
 from app.chat.screens import Help
 from app.chat.settings import Settings
 from app.chat.words import editor_command, likelihood
+from app.chat.workers import Answered
 from app.indexer import writer_lock
 from app.places import EMBEDDED_BUNDLE, Places
 from app.reader import Cancelled
@@ -269,7 +270,7 @@ async def test_an_answer_that_comes_after_the_cancel_is_dropped() -> None:
     async with ChatApp(lambda: engine).run_test() as pilot:
         await ask(pilot, "slow")
         await pilot.press("escape")
-        pilot.app.post_message(ChatApp.Answered(cards(pilot)[0], ANSWER))
+        pilot.app.post_message(Answered(cards(pilot)[0], ANSWER))
         await pilot.pause()
         assert text(cards(pilot)[0]) == "You  slow\ncancelled"
 
