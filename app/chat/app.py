@@ -104,18 +104,23 @@ class ChatApp(Workers, inherit_bindings=False):
         self._doomed: int | None = None
         """The session that a second /delete removes."""
         self.register_theme(HIGH_CONTRAST)
+        # kept, not looked up: what a thread posts may be handled when the screen has already gone
+        self._cards, self._pane, self._box = Cards(id="cards"), SourcePane(), QuestionBox(list(COMMANDS))
+        self._scope_line = Static("", id="scope", markup=False)
+        self._status_line = Static(OPENING, id="status", markup=False)
+        self._progress_line = Static("", id="progress", markup=False)
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="header"):
             yield Static(TITLE, id="title")
-            yield Static("", id="scope", markup=False)
-            yield Static(OPENING, id="status", markup=False)
-        yield Static("", id="progress", markup=False)
+            yield self._scope_line
+            yield self._status_line
+        yield self._progress_line
         with Horizontal(id="body"):
-            with Cards(id="cards"):
+            with self._cards:
                 yield Welcome()
-            yield SourcePane()
-        yield QuestionBox([f"{name} {command.argument}".split()[0] for name, command in COMMANDS.items()])
+            yield self._pane
+        yield self._box
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -157,18 +162,6 @@ class ChatApp(Workers, inherit_bindings=False):
         """The screen with the cards, whatever is above it."""
         return self.screen_stack[0]
 
-    @property
-    def _box(self) -> QuestionBox:
-        return self._main.query_one(QuestionBox)
-
-    @property
-    def _cards(self) -> Cards:
-        return self._main.query_one(Cards)
-
-    @property
-    def _pane(self) -> SourcePane:
-        return self._main.query_one(SourcePane)
-
     def _say(self, sentence: str, severity: SeverityLevel = "information") -> None:
         self.notify(plain(sentence), severity=severity, timeout=15 if severity != "information" else 5, markup=False)
 
@@ -207,7 +200,7 @@ class ChatApp(Workers, inherit_bindings=False):
     @on(Indexing)
     def _indexing(self, message: Indexing) -> None:
         self._indexed = message.words
-        line = self._main.query_one("#progress", Static)
+        line = self._progress_line
         full = round(10 * message.share) if message.share is not None else 0
         line.update(plain(("▰" * full + "▱" * (10 - full) + "  " if message.share is not None else "") + message.words))
         line.display = True
@@ -215,7 +208,7 @@ class ChatApp(Workers, inherit_bindings=False):
     @on(Rescanned)
     def _rescanned(self, message: Rescanned) -> None:
         self._indexed = ""
-        self._main.query_one("#progress", Static).display = False
+        self._progress_line.display = False
         self._show_status(message.status, message.notes)
         self._show_scope()
         for sentence in message.sentences:
@@ -223,9 +216,9 @@ class ChatApp(Workers, inherit_bindings=False):
 
     def _show_status(self, status: str, notes: int) -> None:
         self._status, self._notes = status, notes
-        self._main.query_one("#status", Static).update(plain(status))
+        self._status_line.update(plain(status))
         self._box.prompt(PROMPT if notes else FOLDER)
-        for welcome in self._main.query(Welcome):
+        for welcome in self._cards.query(Welcome):
             welcome.say(notes)
 
     def _index_command(self, folder: str) -> None:
@@ -264,7 +257,7 @@ class ChatApp(Workers, inherit_bindings=False):
             words += f" · {notes:,} notes"
         elif self._scope and self._engine:
             self._count(self._engine, self._scope)
-        self._main.query_one("#scope", Static).update(plain(words, _SCOPE_WIDTH))
+        self._scope_line.update(plain(words, _SCOPE_WIDTH))
 
     @on(Counted)
     def _counted(self, message: Counted) -> None:
@@ -317,7 +310,7 @@ class ChatApp(Workers, inherit_bindings=False):
         if message.answer.abstained and self._indexed:
             remark = f"{self._indexed}: what is still to come may hold it, ask again then"
         message.card.show_answer(message.answer, remark)
-        if self._pane.display:
+        if self._pane.display and self._pane.is_attached:
             self._show_source()
 
     @on(Refused)
@@ -393,7 +386,7 @@ class ChatApp(Workers, inherit_bindings=False):
     def action_scroll(self, pages: int) -> None:
         """Scroll the source, if it is shown, else the cards; the box keeps the focus."""
         pane = self._pane
-        target = pane.query_one("NoteText") if pane.display else self._cards
+        target = pane.text if pane.display else self._cards
         if pages < 0:
             target.scroll_page_up()
         else:
@@ -557,6 +550,8 @@ class ChatApp(Workers, inherit_bindings=False):
 
     @on(Resumed)
     async def _resumed(self, message: Resumed) -> None:
+        if not self._cards.is_attached:
+            return
         await self._clear()
         cards = []
         for turn in message.turns[-MOST_CARDS:]:
@@ -645,7 +640,8 @@ class ChatApp(Workers, inherit_bindings=False):
     def action_help(self) -> None:
         """Show the keys as they are bound now, and the commands."""
         active = [binding for _, binding, _, _ in self._main.active_bindings.values()]
-        ours = [binding for binding in active if binding.id and binding.id.startswith("chat.")]
+        order = [binding.id for owner in (QuestionBox, self) for binding in _bindings(owner)]
+        ours = sorted((binding for binding in active if binding.id in order), key=lambda b: order.index(b.id))
         keys: dict[str, list[str]] = {}
         for binding in ours:
             keys.setdefault(binding.tooltip or binding.description, []).append(self.get_key_display(binding))

@@ -65,7 +65,7 @@ BINDINGS: list[BindingType] = [
     _key("ctrl+s", "toggle_source", "Source", "source", "Show the passage in its note"),
     _key("ctrl+o", "open_source", "Open", "open", "Open the source in your editor, at its line"),
     _key("ctrl+y", "copy_answer", "Copy", "copy", "Copy the answer"),
-    _key("ctrl+d", "details", "Details", "details", _DETAILS),
+    _key("ctrl+d", "details", "Details", "details", _DETAILS, show=False),
     _key("ctrl+r", "sessions", "Sessions", "sessions", "Saved sessions: resume, rename, export, delete"),
     _key("ctrl+q", "quit", "Quit", "quit", "Leave the chat"),
     _key("ctrl+b", "copy_source", "Copy source", "copy.source", "Copy the quote and its place", show=False),
