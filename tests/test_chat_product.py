@@ -649,7 +649,8 @@ async def test_every_handler_takes_under_fifty_milliseconds_while_a_slow_reader_
     monkeypatch.setenv("HOME", str(notes))
     (notes / "a.md").write_text("Serviced on 14 March.\n" * 5_000)
     (notes / "folder").mkdir()
-    source = replace(SOURCE, path=str(notes / "a.md"))
+    quote = "Serviced on 14 March."
+    source = replace(SOURCE, path=str(notes / "a.md"), line=6, quote=quote, marked=(12, 20), start=122, end=130)
     found = replace(TWO, sources=[source], places=[source, OTHER])
     for _ in range(60):
         sessions.add_turn(1 if sessions.sessions() else None, turn_of("long?", None, "", found, NOW))
