@@ -143,6 +143,10 @@ def backup(places: Places, file: str, as_json: bool) -> None:
     """
     from store.upkeep import back_up
 
+    if not places.store.exists():
+        raise StoreError(
+            f"there is nothing to back up, {places.store} does not exist: run btr-assistant index FOLDER first"
+        )
     target = _path(file)
     size = back_up(places.store, target)
     if as_json:

@@ -37,9 +37,8 @@ TRANSCRIPT = [
     'btr-assistant ask "What is my passport number?"',
     "btr-assistant ask \"Which port does the database listen on?\" --in folder:work --json | jq -r '.answer'",
     'btr-assistant search -n 2 "frost in spring"',
-    "printf 'Who owns certificate renewal?\\nand the next retrospective?\\n/more\\n/right\\n' | "
-    "btr-assistant chat --plain",
-    "btr-assistant sessions search certificate --json | jq '.sessions[].name'",
+    "printf 'When was the boiler serviced?\\nand the next one?\\n/more\\n/right\\n' | btr-assistant chat --plain",
+    "btr-assistant sessions search boiler --json | jq '.sessions[].name'",
     "btr-assistant eval --mine",
     "btr-assistant status",
 ]

@@ -526,7 +526,7 @@ def test_the_high_contrast_theme_has_contrast() -> None:
     app = chat(InstantEngine(ANSWER), Settings(theme="high-contrast"))
     app.theme = "high-contrast"
     shown = app.get_css_variables()
-    for name in ("foreground", "primary", "accent", "warning", "error", "text-muted"):
+    for name in ("foreground", "primary", "accent", "warning", "error", "text-muted", "text-disabled"):
         assert (luminance(Color.parse(shown[name])) + 0.05) / (luminance(Color.parse(shown["surface"])) + 0.05) > 7, (
             name
         )
@@ -705,7 +705,9 @@ async def test_every_handler_takes_under_fifty_milliseconds_while_a_slow_reader_
         await until(pilot, lambda: card.turn_id is not None)
         await pilot.press("ctrl+s")
         await until(pilot, lambda: pilot.app.query_one(SourcePane).query_one(TextArea).selected_text == "14 March")
-        await pilot.press("pagedown", "pageup", "ctrl+n", "ctrl+d", "escape", "ctrl+t", "ctrl+up", "ctrl+y", "ctrl+b")
+        await pilot.press(
+            "pagedown", "pageup", "ctrl+n", "ctrl+d", "escape", "ctrl+t", "ctrl+up", "escape", "ctrl+y", "ctrl+b"
+        )
         monkeypatch.setenv("EDITOR", "")
         monkeypatch.setenv("VISUAL", "")
         await pilot.press("ctrl+o", "f5", "up", "down", "f6", "x", "enter")

@@ -23,7 +23,12 @@ HIGH_CONTRAST = Theme(
     boost="#000000",
     dark=True,
     text_alpha=1.0,
-    variables={"text-muted": "#ffffff", "border": "#ffffff", "footer-key-foreground": "#ffff00"},
+    variables={
+        "text-muted": "#ffffff",
+        "text-disabled": "#c8c8c8",
+        "border": "#ffffff",
+        "footer-key-foreground": "#ffff00",
+    },
 )
 
 

@@ -22,7 +22,7 @@ from app.display import plain
 from app.reader import Cancelled, ignore, never
 from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
-from store.errors import BtrError
+from store.errors import BtrError, UsageError
 from store.scope import EVERYTHING, Scope
 from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE
 
@@ -214,9 +214,7 @@ class PlainChat:
 
     def _resume(self, session_id: int) -> None:
         if self._engine.sessions is None:
-            self._say("no sessions are kept here")
-            self._session = None
-            return
+            raise UsageError(f"session {session_id} cannot be resumed, none are kept here: leave --no-save out")
         session = self._engine.sessions.session(session_id)
         turns = self._engine.sessions.turns(session_id)
         for turn in turns:
