@@ -13,6 +13,7 @@ command is no question.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -60,7 +61,7 @@ from app.scope import parse_scope
 from app.sessions import answer_of
 from store.errors import BtrError, UsageError
 from store.scope import EVERYTHING, Scope
-from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, SessionStore
+from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, SessionStore, Turn
 
 __all__ = ["NO_QUESTION", "PROMPT", "ChatApp"]
 
@@ -69,6 +70,8 @@ OPENING = "opening your notes…"
 READING = "reading…"
 MOST_CARDS = 50
 """Cards of a resumed session."""
+CARDS_AT_ONCE = 5
+"""Of these between two keys that are pressed meanwhile."""
 _SCOPE_WIDTH = 80
 
 
@@ -204,6 +207,8 @@ class ChatApp(Workers, inherit_bindings=False):
         full = round(10 * message.share) if message.share is not None else 0
         line.update(plain(("▰" * full + "▱" * (10 - full) + "  " if message.share is not None else "") + message.words))
         line.display = True
+        if message.share:
+            self._box.prompt(PROMPT)  # the first notes can be asked already
 
     @on(Rescanned)
     def _rescanned(self, message: Rescanned) -> None:
@@ -553,19 +558,23 @@ class ChatApp(Workers, inherit_bindings=False):
         if not self._cards.is_attached:
             return
         await self._clear()
-        cards = []
-        for turn in message.turns[-MOST_CARDS:]:
-            try:
-                scope = parse_scope(turn.scope) if turn.scope else EVERYTHING
-            except UsageError:  # an earlier version knew other filters
-                scope = Scope((), turn.scope)
-            cards.append(Card.of(turn, answer_of(turn), scope, self._clock))
         await self._cards.query(Welcome).remove()
-        await self._cards.mount_all(cards)
         self._session = message.session.id
+        turns = message.turns[-MOST_CARDS:]
+        for first in range(0, len(turns), CARDS_AT_ONCE):
+            cards = [self._card_of(turn) for turn in turns[first : first + CARDS_AT_ONCE]]
+            await self._cards.mount_all(cards)
+            await asyncio.sleep(0)
         self._cards.anchor()
         more = f", the last {MOST_CARDS} are shown" if len(message.turns) > MOST_CARDS else ""
         self._say(f"resumed {plain(message.session.name, 60)}: {message.session.turns:,} questions{more}")
+
+    def _card_of(self, turn: Turn) -> Card:
+        try:
+            scope = parse_scope(turn.scope) if turn.scope else EVERYTHING
+        except UsageError:  # an earlier version knew other filters
+            scope = Scope((), turn.scope)
+        return Card.of(turn, answer_of(turn), scope, self._clock)
 
     async def _clear(self) -> None:
         """No cards, no session; a question that is running is cancelled."""

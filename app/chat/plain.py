@@ -18,7 +18,7 @@ from app.chat.engine import Engine, Indexed
 from app.chat.settings import Settings
 from app.chat.words import age, likelihood, place, stages
 from app.dialogue import follow_up
-from app.display import plain
+from app.display import plain, short
 from app.reader import Cancelled, ignore, never
 from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
@@ -176,7 +176,7 @@ class PlainChat:
         answer = self._last[1]
         shown = answer.candidates if answer.abstained else answer.candidates[1:]
         for candidate in shown:
-            self._print(f"Candidate: {candidate.answer}, {candidate.confidence:.0%}, {candidate.path}:{candidate.line}")
+            self._print(f"Candidate: {candidate.answer}, {candidate.confidence:.0%}, {short(candidate.path)}:{candidate.line}")
         self._print(f"Time: {stages(answer)}")
 
     def _set_scope(self, text: str) -> None:
