@@ -176,7 +176,9 @@ class PlainChat:
         answer = self._last[1]
         shown = answer.candidates if answer.abstained else answer.candidates[1:]
         for candidate in shown:
-            self._print(f"Candidate: {candidate.answer}, {candidate.confidence:.0%}, {short(candidate.path)}:{candidate.line}")
+            self._print(
+                f"Candidate: {candidate.answer}, {candidate.confidence:.0%}, {short(candidate.path)}:{candidate.line}"
+            )
         self._print(f"Time: {stages(answer)}")
 
     def _set_scope(self, text: str) -> None:
