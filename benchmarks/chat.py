@@ -118,7 +118,8 @@ class Terminal:
 
     def wait(self, pattern: re.Pattern[str]) -> tuple[float, str]:
         """When a pattern was first on the screen, and its group."""
-        while time.perf_counter() - self.began < PATIENCE:
+        late = time.perf_counter() + PATIENCE
+        while time.perf_counter() < late:
             self._read(0.1)
             found = pattern.search(_ESCAPES.sub("", self._raw.decode(errors="replace")))
             if found:

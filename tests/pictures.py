@@ -110,8 +110,8 @@ async def keys(pilot: Pilot[None]) -> None:
 PICTURES = {
     "chat": (answers, (96, 30), None),
     "source": (source, (120, 26), "high-contrast"),
-    "not-in-your-notes": (nothing, (96, 26), None),
-    "keys": (keys, (96, 50), None),
+    "not-in-your-notes": (nothing, (96, 30), None),
+    "keys": (keys, (96, 48), None),
 }
 """Name -> what is done, columns and rows, theme."""
 

@@ -503,6 +503,8 @@ async def test_keys_are_set_by_the_id_of_their_binding_and_shown_in_help() -> No
         shown = "\n".join(str(part.visual) for part in pilot.app.screen.query("#keys Static"))
         assert any(line.split(maxsplit=1) == ["f9", "Copy the answer"] for line in shown.splitlines())
         assert "/scope FILTER" in shown
+        assert "cursor" not in shown  # Textual's own keys of a text field
+        assert shown.index("Ask the question") < shown.index("Keys and commands") < shown.index("Leave the chat")
 
 
 @pytest.mark.asyncio

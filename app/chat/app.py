@@ -649,7 +649,7 @@ class ChatApp(Workers, inherit_bindings=False):
     def action_help(self) -> None:
         """Show the keys as they are bound now, and the commands."""
         active = [binding for _, binding, _, _ in self._main.active_bindings.values()]
-        order = [binding.id for owner in (QuestionBox, self) for binding in _bindings(owner)]
+        order = [binding.id for owner in (QuestionBox, self) for binding in _bindings(owner) if binding.id]
         ours = sorted((binding for binding in active if binding.id in order), key=lambda b: order.index(b.id))
         keys: dict[str, list[str]] = {}
         for binding in ours:
