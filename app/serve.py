@@ -112,7 +112,7 @@ class Chat(AppService):
                 await self._process.wait()
 
 
-textual_serve.server.AppService = Chat  # it has no other way to say which
+textual_serve.server.AppService = Chat  # type: ignore[attr-defined]  # it has no other way to be told
 
 
 class GuardedServer(Server):

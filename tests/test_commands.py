@@ -12,6 +12,8 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -246,6 +248,34 @@ def test_what_is_printed_is_what_is_documented(run: Run, desk: Path, monkeypatch
     assert len(seen["status --failed --deleted"]["failures"]) == len(seen["cleanup"]["notes"]) == 1
     assert seen["forget --dry-run"]["notes"] == [str(desk / "notes" / "diary" / "monday.md")]
     assert seen["forget"]["rules"]
+
+
+@pytest.mark.parametrize("name", ["watch", "serve"])
+def test_what_never_ends_prints_json_as_documented(run: Run, desk: Path, name: str) -> None:
+    if name == "serve":
+        pytest.importorskip("textual_serve")
+    assert run("index", desk / "notes" / "diary").code == 0
+    (desk / "notes" / "diary" / "tuesday.md").write_text("The kite is gone.\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [name, "--json", *(["--port", str(port)] if name == "serve" else [])]
+    running = subprocess.Popen(
+        [sys.executable, "-c", "from app.cli import main; main()", *arguments],
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        lines = [running.stdout.readline()] if name == "watch" else iter(running.stdout.readline, "}\n")
+        said = json.loads("".join(lines) + "}" * (name == "serve"))
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    check(said, documented()[name])
+    wanted = ("what", "indexed") if name == "watch" else ("url", f"http://127.0.0.1:{port}/?token=")
+    assert said[wanted[0]].startswith(wanted[1])
 
 
 def test_a_number_that_is_none_is_null(capsys: pytest.CaptureFixture[str]) -> None:

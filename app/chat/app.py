@@ -650,7 +650,7 @@ class ChatApp(Workers, inherit_bindings=False):
         """Show the keys as they are bound now, and the commands."""
         active = [binding for _, binding, _, _ in self._main.active_bindings.values()]
         order = [binding.id for owner in (QuestionBox, self) for binding in _bindings(owner) if binding.id]
-        ours = sorted((binding for binding in active if binding.id in order), key=lambda b: order.index(b.id))
+        ours = sorted((binding for binding in active if binding.id in order), key=lambda b: order.index(b.id or ""))
         keys: dict[str, list[str]] = {}
         for binding in ours:
             keys.setdefault(binding.tooltip or binding.description, []).append(self.get_key_display(binding))

@@ -41,7 +41,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "/scope": Command("FILTER", "Ask of a part of the notes: /scope folder:work tag:idea; alone: of all", "_set_scope"),
+    "/scope": Command("FILTER", "Ask of a part of the notes: /scope tag:idea; alone: of all", "_set_scope"),
     "/index": Command("FOLDER", "Index a folder of notes; alone: pick one", "_index_command"),
     "/sessions": Command("WORDS", "Saved sessions, those with some words", "_sessions_command"),
     "/new": Command("", "Begin a new session", "_new_command"),
