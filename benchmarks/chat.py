@@ -21,7 +21,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -104,7 +103,7 @@ class Terminal:
         self.began = time.perf_counter()
         self._process = subprocess.Popen(
             [*COMMAND, *arguments],
-            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=environment, start_new_session=True,
+            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=environment,
         )  # fmt: skip
         os.close(slave)
         self._raw = b""
@@ -124,7 +123,7 @@ class Terminal:
             found = pattern.search(_ESCAPES.sub("", self._raw.decode(errors="replace")))
             if found:
                 return time.perf_counter(), found[found.re.groups]
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
         sys.exit(f"the chat did not show {pattern.pattern!r}:\n{self._raw.decode(errors='replace')[-2000:]}")
 
     def _read(self, seconds: float) -> None:
