@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := .demo
 
-.PHONY: help demo test check format bundle bench clean
+.PHONY: help demo test check docs format bench clean
 
 help: ## Show this help.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ check: $(VENV)/.dev ## Format, lint, types, layers, tests: what CI runs.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(MAKE) test
+
+docs: $(VENV)/.dev ## Make the manual page, the pictures and the transcript of docs/ anew.
+	$(BIN)/btr-assistant help --man > docs/btr-assistant.1
+	$(BIN)/python -m tests.pictures
 
 format: $(VENV)/.dev ## Format and fix what can be fixed.
 	$(BIN)/ruff format .

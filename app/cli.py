@@ -12,7 +12,18 @@ import traceback
 
 import click
 
-from app import __version__, cli_ask, cli_index, cli_measure, cli_serve, cli_sessions, cli_settings, cli_trust, complete
+from app import (
+    __version__,
+    cli_ask,
+    cli_help,
+    cli_index,
+    cli_measure,
+    cli_serve,
+    cli_sessions,
+    cli_settings,
+    cli_trust,
+    complete,
+)
 from app.cli_base import BUG, INTERRUPTED, keep_quiet_about_closed_pipes
 from app.places import resolve
 from store.errors import BtrError
@@ -26,6 +37,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Your own questions": cli_measure.COMMANDS,
     "Elsewhere": cli_serve.COMMANDS,
     "Settings": cli_settings.COMMANDS,
+    "Help": cli_help.COMMANDS,
 }
 
 
@@ -68,11 +80,8 @@ def cli(context: click.Context, store: str | None, bundle: str | None, device: s
     btr-assistant
     """
     context.color = False if os.environ.get("NO_COLOR") else None
-    if context.invoked_subcommand == "completion":
-        return  # it runs whenever a shell starts, whatever the configuration is like
-    context.obj = resolve(store, bundle, device)
     if context.invoked_subcommand is None:
-        cli_sessions.open_chat(context.obj, rescan=not no_rescan)
+        cli_sessions.open_chat(resolve(store, bundle, device), rescan=not no_rescan)
 
 
 for command in (command for section in SECTIONS.values() for command in section):

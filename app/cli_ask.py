@@ -19,6 +19,7 @@ from app.cli_base import (
     NOTHING_FOUND,
     json_option,
     parse_filters,
+    pass_places,
     passages_option,
     place,
     print_json,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 )
 @passages_option
 @scope_option
-@click.pass_obj
+@pass_places
 def ask(
     places: Places, question: str | None, as_json: bool, batch: str | None, passages: int, filters: tuple[str, ...]
 ) -> None:
@@ -93,7 +94,7 @@ def _warn_if_empty(assistant: Assistant, scope: Scope) -> None:
     "-n", "--limit", metavar="N", default=10, show_default=True, type=click.IntRange(1, 1000), help="Passages to list."
 )
 @scope_option
-@click.pass_obj
+@pass_places
 def search(places: Places, query: str, as_json: bool, limit: int, filters: tuple[str, ...]) -> None:
     """List the passages closest to some words, without reading.
 

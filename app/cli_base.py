@@ -12,19 +12,23 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Mapping
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TextIO, TypeVar
 
 import click
 
 from app import SCHEMA_VERSION, complete
 from app.display import finite, plain, short
+from app.places import Places, resolve
 from store.errors import UsageError
 
 if TYPE_CHECKING:
     from app.assistant import SearchResult, Source
     from store.scope import Scope
 
+P = ParamSpec("P")
+R = TypeVar("R")
 NOTHING_FOUND, REFUSED, FILES_FAILED, BUG, INTERRUPTED = 1, 2, 5, 70, 130
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (docs/json.md).")
@@ -47,6 +51,20 @@ scope_option = click.option(
     shell_complete=complete.filters,
     help='Only notes with: folder:work tag:idea author:"Jane" date:2025-01..2025-03 -tag:private',
 )
+
+
+def pass_places(command: Callable[Concatenate[Places, P], R]) -> Callable[P, R]:
+    """
+    Hand a command the places that the flags before it, the environment and the configuration file name.
+
+    Only when it runs: its help, and the completion of its line, need no configuration that can be read.
+    """
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        flags = click.get_current_context().find_root().params
+        return command(resolve(flags["store"], flags["bundle"], flags["device"]), *args, **kwargs)
+
+    return update_wrapper(run, command)
 
 
 def parse_filters(filters: tuple[str, ...]) -> Scope:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import complete
-from app.cli_base import FILES_FAILED, REFUSED, confirm, json_option, print_json, yes_option
+from app.cli_base import FILES_FAILED, REFUSED, confirm, json_option, pass_places, print_json, yes_option
 from app.display import plain, short
 from app.places import Places
 from store.errors import UsageError
 
 if TYPE_CHECKING:
     from app.bundle import Bundle
-    from app.indexer import Progress, Report
+    from app.indexer import Change, Progress, Report
 
 _NO_FOLDER = "no folder is known yet: give one, btr-assistant index ~/notes"
 _MOST_LISTED = 20
@@ -42,7 +42,7 @@ _MOST_LISTED = 20
 )
 @click.option("--allow-deletions", is_flag=True, help="Go on though more than a third of a folder's notes are gone.")
 @json_option
-@click.pass_obj
+@pass_places
 def index(
     places: Places,
     paths: tuple[str, ...],
@@ -215,7 +215,7 @@ def sources() -> None:
 
 @sources.command("list")
 @json_option
-@click.pass_obj
+@pass_places
 def sources_list(places: Places, as_json: bool) -> None:
     """List the sources with how many notes of each are indexed.
 
@@ -238,8 +238,9 @@ def sources_list(places: Places, as_json: bool) -> None:
 
 @sources.command("add")
 @click.argument("path", shell_complete=complete.files)
-@click.pass_obj
-def sources_add(places: Places, path: str) -> None:
+@json_option
+@pass_places
+def sources_add(places: Places, path: str, as_json: bool) -> None:
     """Add a folder or file, to be indexed by the next run.
 
     Example: btr-assistant sources add ~/notes
@@ -251,6 +252,10 @@ def sources_add(places: Places, path: str) -> None:
     root = str(check_root(Path(path)))
     with writing(places.store, places.lock, read_manifest(places.bundle)) as store:
         store.add_source(root)
+        known = [source.root for source in store.sources()]
+    if as_json:
+        print_json({"path": root, "sources": known})
+        return
     click.echo(f"added {plain(root)}: run btr-assistant index to encode it", err=True)
 
 
@@ -258,8 +263,9 @@ def sources_add(places: Places, path: str) -> None:
 @click.argument("path", shell_complete=complete.sources)
 @yes_option
 @click.option("--dry-run", is_flag=True, help="Say what would be forgotten.")
-@click.pass_obj
-def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
+@json_option
+@pass_places
+def sources_remove(places: Places, path: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Forget a source: its notes leave the store, the files stay.
 
     Example: btr-assistant sources remove ~/notes
@@ -276,6 +282,9 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
     if root not in known:
         raise UsageError(f"{root} is no source: btr-assistant sources list shows them")
     if dry_run:
+        if as_json:
+            print_json({"path": root, "notes": notes, "removed": False})
+            return
         click.echo(f"{plain(root)}: {notes:,} notes would be forgotten. Nothing was changed.", err=True)
         return
     what = f"{notes:,} notes of {root}"
@@ -285,13 +294,16 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool) -> None:
     with writing(places.store, places.lock, manifest) as store:
         store.remove_source(root)
         store.vacuum()
+    if as_json:
+        print_json({"path": root, "notes": notes, "removed": True})
+        return
     click.echo(f"forgot {notes:,} notes of {plain(root)}", err=True)
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="List the deleted notes that would be removed.")
 @json_option
-@click.pass_obj
+@pass_places
 def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
     """Remove deleted notes from the store for good.
 
@@ -340,8 +352,9 @@ def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
     type=click.FloatRange(0.05, 60),
     help="Seconds of quiet before a change is read.",
 )
-@click.pass_obj
-def watch(places: Places, every: float, debounce: float) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a change (docs/json.md).")
+@pass_places
+def watch(places: Places, every: float, debounce: float, as_json: bool) -> None:
     """Index notes as they change, until Ctrl-C.
 
     Looks at all sources first, and again every few minutes. One line for each change.
@@ -354,7 +367,8 @@ def watch(places: Places, every: float, debounce: float) -> None:
     from app.watch import Watch, file_events
 
     bundle = Bundle.open(places.bundle, places.device)
-    watching = Watch(places.store, places.lock, bundle, partial(click.echo, err=True), 60 * every)
+    tell = _print_change if as_json else None
+    watching = Watch(places.store, places.lock, bundle, partial(click.echo, err=True), 60 * every, tell=tell)
     roots = watching.sources()
     if not roots:
         raise UsageError(_NO_FOLDER)
@@ -362,11 +376,16 @@ def watch(places: Places, every: float, debounce: float) -> None:
     watching.run(partial(file_events, debounce=debounce))
 
 
+def _print_change(change: Change) -> None:
+    print_json({"what": change.what, "path": change.path, "detail": change.detail}, indent=None)
+    sys.stdout.flush()
+
+
 @click.command()
 @json_option
 @click.option("--failed", is_flag=True, help="List the files that could not be indexed, and why.")
 @click.option("--deleted", is_flag=True, help="List the deleted notes that are kept until cleanup.")
-@click.pass_obj
+@pass_places
 def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     """Show what is indexed and how much room it takes.
 

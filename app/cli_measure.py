@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli_base import Counter, json_option, passages_option, print_json
+from app.cli_base import Counter, json_option, pass_places, passages_option, print_json
 from app.places import Places
 from store.errors import UsageError
 
@@ -55,7 +55,7 @@ _every_option = click.option(
 )
 @_every_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a reader (docs/json.md).")
-@click.pass_obj
+@pass_places
 def evaluate(
     places: Places,
     questions: Path | None,
@@ -111,7 +111,7 @@ def evaluate(
 @click.option("--dry-run", is_flag=True, help="Print the calibration, keep the old one.")
 @click.option("--reset", is_flag=True, help="Go back to the bundle's own calibration.")
 @json_option
-@click.pass_obj
+@pass_places
 def calibrate(
     places: Places, questions: Path | None, passages: int, every: int, dry_run: bool, reset: bool, as_json: bool
 ) -> None:
@@ -121,8 +121,9 @@ def calibrate(
 
     Example: btr-assistant calibrate my-questions.jsonl
     """
-    from app.calibration import SETTING, fit
+    from app.calibration import SETTING, fit, in_force
     from app.indexer import writer_lock
+    from store.bundle import read_manifest
     from store.tokens import TokenStore
 
     if (questions is None) != reset:
@@ -130,6 +131,9 @@ def calibrate(
     if questions is None:
         with writer_lock(places.lock), TokenStore.open(places.store) as store:
             store.put_setting(SETTING, None)
+        if as_json:
+            print_json({**asdict(in_force(None, read_manifest(places.bundle))), "kept": True})
+            return
         click.echo("the bundle's own calibration is used again", err=True)
         return
     with _examination(places, questions, opened=True, every=every) as examination:

@@ -6,9 +6,11 @@ Each needs an extra of the installation, and says so.
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from app.cli_base import parse_filters, scope_option
+from app.cli_base import json_option, parse_filters, pass_places, print_json, scope_option
 from app.places import Places
 from store.errors import UsageError
 
@@ -25,8 +27,9 @@ from store.errors import UsageError
     show_envvar=True,
     help="What to ask for; without one, a new one is made. A flag can be seen by other users of the machine.",
 )
-@click.pass_obj
-def serve(places: Places, host: str, port: int, allow_remote: bool, token: str | None) -> None:
+@json_option
+@pass_places
+def serve(places: Places, host: str, port: int, allow_remote: bool, token: str | None, as_json: bool) -> None:
     """Open the chat in a browser, on this machine only.
 
     The link that is printed lets in whoever has it. Nothing is encrypted on the way.
@@ -41,6 +44,10 @@ def serve(places: Places, host: str, port: int, allow_remote: bool, token: str |
     token = check_address(host, allow_remote, token)
 
     def announce(link: str) -> None:
+        if as_json:
+            print_json({"url": link})
+            sys.stdout.flush()
+            return
         click.echo(f"The chat is at {link}\nCtrl-C ends.", err=True)
 
     GuardedServer(chat_command(places), host, port, token, announce).listen()
@@ -48,7 +55,7 @@ def serve(places: Places, host: str, port: int, allow_remote: bool, token: str |
 
 @click.command()
 @scope_option
-@click.pass_obj
+@pass_places
 def mcp(places: Places, filters: tuple[str, ...]) -> None:
     """Let other programs search, ask and read your notes (MCP).
 

@@ -10,12 +10,23 @@ import json
 import os
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from app.cli_base import NOTHING_FOUND, Counter, confirm, in_browser, json_option, on_terminal, print_json, yes_option
+from app.cli_base import (
+    NOTHING_FOUND,
+    Counter,
+    confirm,
+    in_browser,
+    json_option,
+    on_terminal,
+    pass_places,
+    print_json,
+    yes_option,
+)
 from app.display import plain
 from app.places import Places
 from store.errors import UsageError
@@ -25,10 +36,16 @@ if TYPE_CHECKING:
 
 
 def open_chat(
-    places: Places, *, rescan: bool = True, linear: bool = False, save: bool = True, resume: int | None = None
+    places: Places,
+    *,
+    rescan: bool = True,
+    linear: bool = False,
+    as_json: bool = False,
+    save: bool = True,
+    resume: int | None = None,
 ) -> None:
     """
-    The chat in the full screen or, on a terminal that is dumb or if asked for, line by line.
+    The chat in the full screen or, on a terminal that is dumb or if asked for, line by line; as JSON always.
 
     Raises:
         UsageError: If there is no terminal for the full screen.
@@ -37,15 +54,19 @@ def open_chat(
     from app.chat.settings import load_settings
 
     settings = load_settings(places.config)
-    linear = linear or (os.environ.get("TERM") == "dumb" and on_terminal())
+    linear = linear or as_json or (os.environ.get("TERM") == "dumb" and on_terminal())
     if not linear and not on_terminal() and not in_browser():
         raise UsageError(
             "the chat needs a terminal: use btr-assistant ask 'your question' in a pipe, or btr-assistant chat --plain"
         )
-    import app.chat
+    from app.chat import run_chat, run_plain
 
-    run = app.chat.run_plain if linear else app.chat.run_chat
-    run(places, settings, rescan=rescan, save=save and settings.save, resume=resume)
+    save = save and settings.save
+    if not linear:
+        run_chat(places, settings, rescan=rescan, save=save, resume=resume)
+        return
+    print_line = partial(print_json, indent=None) if as_json else None
+    run_plain(places, settings, rescan=rescan, save=save, resume=resume, print_json=print_line)
 
 
 @click.command()
@@ -53,15 +74,16 @@ def open_chat(
 @click.option("--no-save", is_flag=True, help="Keep nothing of this chat.")
 @click.option("--resume", metavar="SESSION", type=int, help="Go on with a session: sessions list shows their numbers.")
 @click.option("--no-rescan", is_flag=True, help="Do not look for notes that changed.")
-@click.pass_obj
-def chat(places: Places, linear: bool, no_save: bool, resume: int | None, no_rescan: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Line by line, one JSON object an answer (docs/json.md).")
+@pass_places
+def chat(places: Places, linear: bool, no_save: bool, resume: int | None, no_rescan: bool, as_json: bool) -> None:
     """Ask your notes in a conversation.
 
     Without a command, btr-assistant does the same.
 
     Example: btr-assistant chat --resume 3
     """
-    open_chat(places, rescan=not no_rescan, linear=linear, save=not no_save, resume=resume)
+    open_chat(places, rescan=not no_rescan, linear=linear, as_json=as_json, save=not no_save, resume=resume)
 
 
 @click.group()
@@ -91,7 +113,7 @@ def _print_list(found: list[Session], as_json: bool) -> None:
 
 @sessions.command("list")
 @json_option
-@click.pass_obj
+@pass_places
 def sessions_list(places: Places, as_json: bool) -> None:
     """List the saved sessions, the latest first.
 
@@ -104,7 +126,7 @@ def sessions_list(places: Places, as_json: bool) -> None:
 @sessions.command("search")
 @click.argument("words", nargs=-1, required=True)
 @json_option
-@click.pass_obj
+@pass_places
 def sessions_search(places: Places, words: tuple[str, ...], as_json: bool) -> None:
     """List the sessions that say all these words.
 
@@ -124,7 +146,7 @@ def sessions_search(places: Places, words: tuple[str, ...], as_json: bool) -> No
 @sessions.command("show")
 @click.argument("session", type=int)
 @json_option
-@click.pass_obj
+@pass_places
 def sessions_show(places: Places, session: int, as_json: bool) -> None:
     """Print the questions and answers of a session.
 
@@ -137,7 +159,7 @@ def sessions_show(places: Places, session: int, as_json: bool) -> None:
 @click.argument("session", type=int)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--json", "to_json", is_flag=True, help="JSON, whatever the file is called.")
-@click.pass_obj
+@pass_places
 def sessions_export(places: Places, session: int, file: Path, to_json: bool) -> None:
     """Write a session to a new file.
 
@@ -170,40 +192,58 @@ def _text(places: Places, session_id: int, as_json: bool) -> str:
 @sessions.command("rename")
 @click.argument("session", type=int)
 @click.argument("name")
-@click.pass_obj
-def sessions_rename(places: Places, session: int, name: str) -> None:
+@json_option
+@pass_places
+def sessions_rename(places: Places, session: int, name: str, as_json: bool) -> None:
     """Give a session a name.
 
     An empty one goes back to its first question.
 
     Example: btr-assistant sessions rename 3 "The boiler"
     """
+    from app.sessions import summary
+
     with _store(places) as store:
         store.rename(session, name)
+        renamed = store.session(session)
+    if as_json:
+        print_json(summary(renamed))
+        return
+    click.echo(f"session {session} is called {plain(renamed.name, 80)} now", err=True)
 
 
 @sessions.command("delete")
 @click.argument("session", type=int, nargs=-1, required=True)
 @yes_option
 @click.option("--dry-run", is_flag=True, help="List what would be deleted.")
-@click.pass_obj
-def sessions_delete(places: Places, session: tuple[int, ...], yes: bool, dry_run: bool) -> None:
+@json_option
+@pass_places
+def sessions_delete(places: Places, session: tuple[int, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
     """Delete sessions with what was said to their answers.
 
     Example: btr-assistant sessions delete 3
     """
+    from app.sessions import summary
+
     with _store(places) as store:
         chosen = [store.session(session_id) for session_id in dict.fromkeys(session)]
-        if dry_run or not yes:
+        if not as_json and (dry_run or not yes):
             for found in chosen:
                 click.echo(f"{found.id}  {found.turns:,} questions  {plain(found.name, 80)}", err=not dry_run)
         what = f"{len(chosen):,} sessions"
+        rows = [summary(found) for found in chosen]
         if dry_run:
-            click.echo(f"{what} would be deleted. Nothing was changed.", err=True)
+            if as_json:
+                print_json({"sessions": rows, "deleted": False})
+            else:
+                click.echo(f"{what} would be deleted. Nothing was changed.", err=True)
             return
         confirm(yes, f"{what} would be deleted", f"Delete {what}?")
         for found in chosen:
             store.delete(found.id)
+    if as_json:
+        print_json({"sessions": rows, "deleted": True})
+        return
     click.echo(f"deleted {what}", err=True)
 
 

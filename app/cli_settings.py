@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import complete
-from app.cli_base import json_option, print_json
+from app.cli_base import json_option, pass_places, print_json
 from app.display import plain
 from app.places import EMBEDDED, SETTINGS, Places, absolute, models, resolve, write_config
 from store.errors import ModelError, StoreError, UsageError
@@ -34,7 +34,7 @@ def config() -> None:
 
 @config.command("show")
 @json_option
-@click.pass_obj
+@pass_places
 def config_show(places: Places, as_json: bool) -> None:
     """Show every setting, its value and where it comes from.
 
@@ -60,8 +60,9 @@ def _without_name(setting: dict[str, str]) -> dict[str, str]:
 @config.command("set")
 @click.argument("name", type=click.Choice(list(SETTINGS)))
 @click.argument("value", shell_complete=complete.files)
-@click.pass_obj
-def config_set(places: Places, name: str, value: str) -> None:
+@json_option
+@pass_places
+def config_set(places: Places, name: str, value: str, as_json: bool) -> None:
     """Write a setting into the configuration file.
 
     Example: btr-assistant config set device cpu
@@ -74,7 +75,9 @@ def config_set(places: Places, name: str, value: str) -> None:
         if value not in devices():
             raise UsageError(f"device {value} is not present, ONNX Runtime offers: {', '.join(devices())}")
     elif name == "bundle":
-        _use(places, _folder(places, value))
+        unusable = _use(places, _folder(places, value))
+        _say(name, as_json)
+        _warn(unusable)
         return
     else:
         path = absolute(value)
@@ -82,24 +85,28 @@ def config_set(places: Places, name: str, value: str) -> None:
             raise UsageError(f"{path} is a folder: give the file of a store, which need not exist yet")
         value = str(path)
     write_config(places.config, name, value)
-    _say(name)
+    _say(name, as_json)
 
 
 @config.command("unset")
 @click.argument("name", type=click.Choice(list(SETTINGS)))
-@click.pass_obj
-def config_unset(places: Places, name: str) -> None:
+@json_option
+@pass_places
+def config_unset(places: Places, name: str, as_json: bool) -> None:
     """Remove a setting from the configuration file.
 
     Example: btr-assistant config unset device
     """
     write_config(places.config, name, None)
-    _say(name)
+    _say(name, as_json)
 
 
-def _say(name: str) -> None:
+def _say(name: str, as_json: bool) -> None:
     """What a setting is after a change, and whether the change counts."""
     now = next(setting for setting in resolve().settings if setting.name == name)
+    if as_json:
+        print_json(asdict(now))
+        return
     where = f": {plain(now.where)}" if now.where else ""
     click.echo(f"{name} is {plain(now.value)} now ({now.origin}{where})", err=True)
     if now.origin == "environment":
@@ -116,7 +123,7 @@ def model() -> None:
 
 @model.command("list")
 @json_option
-@click.pass_obj
+@pass_places
 def model_list(places: Places, as_json: bool) -> None:
     """List the embedded model and those in the data folder.
 
@@ -155,7 +162,7 @@ def model_list(places: Places, as_json: bool) -> None:
 @model.command("show")
 @click.argument("name", required=False, shell_complete=complete.bundles)
 @json_option
-@click.pass_obj
+@pass_places
 def model_show(places: Places, name: str | None, as_json: bool) -> None:
     """Show what a model is, what it was made from, its licence.
 
@@ -194,7 +201,7 @@ def model_show(places: Places, name: str | None, as_json: bool) -> None:
 @model.command("verify")
 @click.argument("name", required=False, shell_complete=complete.bundles)
 @json_option
-@click.pass_obj
+@pass_places
 def model_verify(places: Places, name: str | None, as_json: bool) -> None:
     """Check every file of a model against its hash.
 
@@ -217,31 +224,42 @@ def model_verify(places: Places, name: str | None, as_json: bool) -> None:
 
 @model.command("use")
 @click.argument("name", shell_complete=complete.bundles)
-@click.pass_obj
-def model_use(places: Places, name: str) -> None:
+@json_option
+@pass_places
+def model_use(places: Places, name: str, as_json: bool) -> None:
     """Choose the model that reads, from now on.
 
     NAME is one of model list, or a folder.
 
     Example: btr-assistant model use embedded
     """
-    _use(places, _folder(places, name))
+    folder = _folder(places, name)
+    unusable = _use(places, folder)
+    if as_json:
+        print_json({"folder": str(folder), "store_problem": unusable})
+        return
+    _say("bundle", as_json)
+    _warn(unusable)
 
 
-def _use(places: Places, folder: Path) -> None:
-    """Write a bundle that can be used into the configuration, and say what becomes of the store."""
+def _warn(sentence: str | None) -> None:
+    if sentence:
+        click.echo(f"btr-assistant: {plain(sentence)}", err=True)
+
+
+def _use(places: Places, folder: Path) -> str | None:
+    """Write a bundle that can be used into the configuration; why the store cannot be used with it, if it cannot."""
     from app.bundle import Bundle
     from store.tokens import TokenStore
 
     manifest = Bundle.open(folder).manifest
     write_config(places.config, "bundle", None if _same(folder, models(places)[EMBEDDED]) else str(folder))
-    _say("bundle")
-    if not places.store.is_file():
-        return
-    try:
-        TokenStore.open(places.store, manifest.fingerprint).close()
-    except StoreError as error:
-        click.echo(f"btr-assistant: {plain(str(error))}", err=True)
+    if places.store.is_file():
+        try:
+            TokenStore.open(places.store, manifest.fingerprint).close()
+        except StoreError as error:
+            return str(error)
+    return None
 
 
 def _folder(places: Places, name: str | None) -> Path:

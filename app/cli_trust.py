@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import complete
-from app.cli_base import Counter, confirm, json_option, print_json, yes_option
+from app.cli_base import Counter, confirm, json_option, pass_places, print_json, yes_option
 from app.display import plain
 from app.places import Places
 from store.errors import StoreError, UsageError
@@ -33,7 +33,7 @@ _MOST_LISTED = 20
 @click.command()
 @json_option
 @click.option("--offline-proof", is_flag=True, help="Also index and ask in a process that can open no socket.")
-@click.pass_obj
+@pass_places
 def doctor(places: Places, as_json: bool, offline_proof: bool) -> None:
     """Say what is wrong, and what puts it right; change nothing.
 
@@ -86,7 +86,7 @@ def _print_evidence(evidence: Evidence) -> None:
 @json_option
 @click.option("--reencode", metavar="N", type=click.IntRange(0), default=0, help="Also encode N passages again.")
 @click.option("--rebuild-search", is_flag=True, help="First make the search index anew from the passages.")
-@click.pass_obj
+@pass_places
 def verify(places: Places, as_json: bool, reencode: int, rebuild_search: bool) -> None:
     """Check every page and row of the store, and the model's files.
 
@@ -134,24 +134,33 @@ def _print_finding(finding: Finding, places: Places) -> None:
 
 @click.command()
 @click.argument("file", shell_complete=complete.files)
-@click.pass_obj
-def backup(places: Places, file: str) -> None:
+@json_option
+@pass_places
+def backup(places: Places, file: str, as_json: bool) -> None:
     """Copy the store into a new FILE, at any time.
 
     Example: btr-assistant backup notes-backup.db
     """
     from store.upkeep import back_up
 
+    if not places.store.exists():
+        raise StoreError(
+            f"there is nothing to back up, {places.store} does not exist: run btr-assistant index FOLDER first"
+        )
     target = _path(file)
     size = back_up(places.store, target)
-    click.echo(f"{target}: {size / 1e6:.1f} MB, it holds the text of your notes", err=True)
+    if as_json:
+        print_json({"file": str(target), "bytes": size})
+        return
+    click.echo(f"{plain(str(target))}: {size / 1e6:.1f} MB, it holds the text of your notes", err=True)
 
 
 @click.command()
 @click.argument("file", shell_complete=complete.files)
 @yes_option
-@click.pass_obj
-def restore(places: Places, file: str, yes: bool) -> None:
+@json_option
+@pass_places
+def restore(places: Places, file: str, yes: bool, as_json: bool) -> None:
     """Put a backup in the store's place.
 
     The store that was there is kept beside it.
@@ -172,6 +181,9 @@ def restore(places: Places, file: str, yes: bool) -> None:
         confirm(yes, f"{source} would take the place of {places.store}{lost}", f"Replace {places.store}{lost}?")
     with writer_lock(places.lock):
         replaced = upkeep.restore(source, places.store, manifest.fingerprint, manifest.name)
+    if as_json:
+        print_json({"store": str(places.store), "kept": str(replaced) if replaced else None})
+        return
     click.echo(f"restored {plain(str(places.store))}: run btr-assistant index for what changed since", err=True)
     if replaced:
         click.echo(f"the store that was there is kept as {plain(str(replaced))}", err=True)
@@ -186,7 +198,7 @@ def restore(places: Places, file: str, yes: bool) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Say how small the store would be.")
 @json_option
-@click.pass_obj
+@pass_places
 def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -> None:
     """Make the store smaller, at some cost in answers.
 
@@ -243,7 +255,7 @@ def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -
 @click.option("--dry-run", is_flag=True, help="List the notes that would be forgotten.")
 @click.option("--ignore", "ignored", is_flag=True, help="Append a line to .btrignore, so that index leaves it out.")
 @json_option
-@click.pass_obj
+@pass_places
 def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ignored: bool, as_json: bool) -> None:
     """Remove notes for good, and prove that nothing is left.
 

@@ -12,6 +12,7 @@ it.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import html
 import ipaddress
@@ -21,16 +22,21 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote, urlsplit
 
+import textual_serve.server
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from textual_serve.app_service import AppService
 from textual_serve.server import Server
 
 from app.places import Places
 from store.errors import UsageError
 
 SHORTEST_TOKEN = 16
+PATIENCE = 5.0
+"""Seconds that a chat is given to end."""
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 _NOBODY = "open the link that btr-assistant serve printed: it holds the token\n"
 _PAGE = """\
@@ -93,6 +99,22 @@ def chat_command(places: Places) -> str:
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
+class Chat(AppService):
+    """textual-serve's process of one page, waited for: Ctrl-C would leave it to a closed loop."""
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), PATIENCE)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+
+textual_serve.server.AppService = Chat  # type: ignore[attr-defined]  # it has no other way to be told
+
+
 class GuardedServer(Server):
     """textual-serve with a door."""
 
@@ -100,6 +122,8 @@ class GuardedServer(Server):
         super().__init__(command, host=host, port=port, title="btr-assistant")
         self._token, self._session, self._announce = token, secrets.token_urlsafe(32), announce
         self._cookie = f"btr-assistant-{port}"  # cookies do not know ports
+        self._pages: set[asyncio.Task[Any]] = set()
+        """Those that are open."""
 
     @property
     def link(self) -> str:
@@ -127,6 +151,23 @@ class GuardedServer(Server):
             raise UsageError(
                 f"cannot listen at {self.host} port {self.port} ({error.strerror or error}): give another --port"
             ) from error
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pages.add(task)
+        try:
+            return await super().handle_websocket(request)
+        finally:
+            self._pages.discard(task)
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """End what is open; aiohttp would wait a minute for somebody to close the page."""
+        pages = set(self._pages)
+        for page in pages:
+            page.cancel()
+        if pages:
+            await asyncio.wait(pages, timeout=2 * PATIENCE)
 
     async def on_startup(self, app: web.Application) -> None:
         pass  # no banner

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from app.formats import FORMATS
@@ -95,14 +96,15 @@ def check_root(path: Path, may_be_gone: bool = False) -> Path:
         return path
     if not os.access(path, os.F_OK):
         raise UsageError(
-            f"{path} does not exist: give a folder of notes, or add --allow-deletions if its notes were deleted"
+            f"{path} does not exist: give a folder of notes that is there; if its notes were deleted, "
+            f"run btr-assistant index --allow-deletions {quote(str(path))}"
         )
     if path.is_file() and not is_note(path.name):
         raise UsageError(f"{path} is not a note that can be read: give {', '.join(FORMATS)} files or a folder")
     if not _holds_notes(path):
         raise UsageError(
             f"{path} holds no notes that can be read: give a folder of notes, nothing was changed; "
-            "add --allow-deletions if they were deleted"
+            f"if they were deleted, run btr-assistant index --allow-deletions {quote(str(path))}"
         )
     return path
 

@@ -37,9 +37,13 @@ class Watch:
         say: Callable[[str], None],
         every: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tell: Callable[[Change], None] | None = None,
     ) -> None:
+        """`say` is given sentences; `tell` every change in place of its sentence."""
         self._store, self._lock, self._bundle = store, lock, bundle
         self._say, self._every, self._clock = say, every, clock
+        self._listener = tell
         self._due: set[str] = set()
         """Sources to be looked at."""
         self._said: set[str] = set()
@@ -86,6 +90,9 @@ class Watch:
         self._say_once({why for _, why in report.refused} | skipped)
 
     def _tell(self, change: Change) -> None:
+        if self._listener is not None:
+            self._listener(change)
+            return
         line = f"{change.what} {short(change.path)}" + (f"  {plain(change.detail)}" if change.detail else "")
         if change.what != "failed":
             self._say(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from textual.content import Content
+from textual.message import Message
 from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Static
@@ -25,12 +27,14 @@ from app.chat.engine import AssistantEngine, Engine, Indexed, Progress
 from app.chat.screens import Help
 from app.chat.settings import Settings
 from app.chat.words import editor_command, likelihood
+from app.chat.workers import Answered, Counted, Indexing, Read, Refused, Rescanned, Resumed, Said, Told
 from app.indexer import writer_lock
+from app.note import Excerpt
 from app.places import EMBEDDED_BUNDLE, Places
 from app.reader import Cancelled
 from store.errors import BusyError, StoreError, UsageError
-from store.scope import Scope
-from store.sessions import SessionStore
+from store.scope import EVERYTHING, Scope
+from store.sessions import Session, SessionStore
 from tests.conftest import new_store, run_index
 
 QUOTE = "Serviced on 14 March\nby Ortega, who replaced the valve."
@@ -162,7 +166,9 @@ async def ask(pilot: Pilot[None], question: str) -> None:
 
 async def answered(pilot: Pilot[None], question: str = "when?") -> Card:
     """Send a question, wait for its outcome."""
+    before = len(cards(pilot))
     await ask(pilot, question)
+    await until(pilot, lambda: len(cards(pilot)) > before)
     card = cards(pilot)[-1]
     await until(pilot, lambda: not card.waiting and not card.query(".waiting"))
     return card
@@ -202,6 +208,33 @@ async def test_an_answer_becomes_a_card_with_its_source_and_the_span_marked() ->
             ("14 March", "bold underline")
         ]
         assert content(pilot.app.query_one("#header"), "#status").plain == "2 notes · 3 passages · all local"
+
+
+@pytest.mark.asyncio
+async def test_what_a_thread_posts_while_the_chat_is_left_changes_nothing(notes: Path) -> None:
+    source = replace(SOURCE, path=str(notes / "a.md"))
+    late: list[Message] = [
+        Answered(Card("x", ""), ANSWER),
+        Refused(Card("x", ""), StoreError("no")),
+        Told(Card("x", ""), "14"),
+        Indexing("1 of 2", 0.5),
+        Rescanned("2 notes", 2, ["done"]),
+        Counted(EVERYTHING, 2),
+        Read(source, Excerpt("Serviced on 14 March.", 1, (12, 20))),
+        Read(source, None, "is gone"),
+        Resumed(Session(1, "x", 0, 0, 0), []),
+        Said("kept"),
+    ]
+    app = ChatApp(lambda: InstantEngine(ANSWER))
+    async with app.run_test() as pilot:
+        await answered(pilot)
+        await pilot.press("ctrl+s")
+    assert not app.screen_stack
+    for message in late:
+        for handler, _ in ChatApp._decorated_handlers[type(message)]:
+            done = handler(app, message)
+            if inspect.isawaitable(done):
+                await done
 
 
 @pytest.mark.asyncio
@@ -269,7 +302,7 @@ async def test_an_answer_that_comes_after_the_cancel_is_dropped() -> None:
     async with ChatApp(lambda: engine).run_test() as pilot:
         await ask(pilot, "slow")
         await pilot.press("escape")
-        pilot.app.post_message(ChatApp.Answered(cards(pilot)[0], ANSWER))
+        pilot.app.post_message(Answered(cards(pilot)[0], ANSWER))
         await pilot.pause()
         assert text(cards(pilot)[0]) == "You  slow\ncancelled"
 

@@ -100,7 +100,7 @@ async def with_source(pilot: Pilot[None]) -> None:
 
 @pytest.mark.parametrize("size", [(120, 30), (40, 24)], ids=["wide", "narrow"])
 def test_a_source(snap_compare: Compare, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    monkeypatch.setattr("app.chat.app.excerpt", lambda source: NOTE)
+    monkeypatch.setattr("app.chat.workers.excerpt", lambda source: NOTE)
     assert snap_compare(chat(InstantEngine(ANSWER)), terminal_size=size, run_before=with_source)
 
 

@@ -348,10 +348,10 @@ def test_an_emptied_or_missing_folder_may_be_allowed(run: Run, notes: Path) -> N
     run("index", notes)
     (notes / "a.md").unlink()
     refused(run("index"), 2, "1 of 1 notes")
-    refused(run("index", notes), 2, "add --allow-deletions if they were deleted")
+    refused(run("index", notes), 2, "if they were deleted, run btr-assistant index --allow-deletions")
     notes.rmdir()
     refused(run("index"), 2, "1 of 1 notes")
-    refused(run("index", notes), 2, "does not exist", "add --allow-deletions if its notes were deleted")
+    refused(run("index", notes), 2, "does not exist", "if its notes were deleted, run", "index --allow-deletions")
     assert "1 removed" in run("index", "--allow-deletions", notes).err
     refused(run("index"), 2, "does not exist: restore it, or run btr-assistant sources remove")
 

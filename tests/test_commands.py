@@ -12,6 +12,8 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 QUESTION = "When was the boiler serviced?"
 FOREVER = {"watch", "serve", "mcp", "chat"}
 """Commands that run until somebody stops them: their examples are only parsed."""
+NO_JSON = {"completion", "help", "mcp"}
+"""Commands that print something of another form."""
 
 
 def commands(group: click.Group = cli.cli, *above: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -172,32 +176,50 @@ def check(value: Any, shape: Any, where: str = "") -> None:
 CALLS = {
     "ask": ["ask", "--json", QUESTION],
     "search": ["search", "--json", "boiler"],
+    "chat": ["chat", "--json"],
     "sessions list": ["sessions", "list", "--json"],
     "sessions search": ["sessions", "search", "--json", "boiler"],
     "sessions show": ["sessions", "show", "--json", "1"],
+    "sessions rename": ["sessions", "rename", "--json", "2", "The cellar"],
+    "sessions delete": ["sessions", "delete", "--json", "--yes", "2"],
+    "eval --mine": ["eval", "--json", "--mine"],
     "index": ["index", "--json", "~/notes"],
     "index --dry-run": ["index", "--dry-run", "--json", "~/notes"],
     "index --dry-run --show FILE": ["index", "--dry-run", "--json", "--show", "~/notes/house/heating.md"],
     "sources list": ["sources", "list", "--json"],
+    "sources add": ["sources", "add", "--json", "~/notes/diary"],
+    "sources remove": ["sources", "remove", "--json", "--yes", "~/notes/diary"],
+    "watch": [],
     "status": ["status", "--json"],
     "status --failed --deleted": ["status", "--failed", "--deleted", "--json"],
     "cleanup": ["cleanup", "--json"],
     "doctor": ["doctor", "--json"],
     "verify": ["verify", "--json"],
+    "backup": ["backup", "--json", "backup.db"],
+    "restore": ["restore", "--json", "--yes", "backup.db"],
     "compact": ["compact", "--json"],
     "forget": ["forget", "--json", "--yes", "~/notes/house/garden.md"],
     "forget --dry-run": ["forget", "--json", "--dry-run", "~/notes/diary"],
     "eval": ["eval", "--json", "--open", "my-questions.jsonl"],
     "calibrate": ["calibrate", "--json", "--dry-run", "my-questions.jsonl"],
+    "serve": [],
     "config show": ["config", "show", "--json"],
+    "config set": ["config", "set", "--json", "device", "cpu"],
+    "config unset": ["config", "unset", "--json", "device"],
     "model list": ["model", "list", "--json"],
     "model show": ["model", "show", "--json"],
     "model verify": ["model", "verify", "--json"],
+    "model use": ["model", "use", "--json", "embedded"],
 }
+"""What is called to see it; nothing for what would never end, and is called below."""
 
 
 def test_every_command_that_prints_json_is_documented_and_called_here() -> None:
+    leaves = {name_of(words) for words, command in COMMANDS.items() if not isinstance(command, click.Group)}
+    takers = [words for words, command in COMMANDS.items() for p in command.params if "--json" in p.opts]
+    assert {name_of(words) for words in takers} == leaves - NO_JSON
     able = {name_of(words) for words, command in COMMANDS.items() for p in command.params if p.name == "as_json"}
+    assert leaves - NO_JSON - able == {"sessions export"}  # which writes what `sessions show` prints
     titles = {title.partition(" --")[0] for title in documented()}
     assert titles == able
     assert list(documented()) == list(CALLS)
@@ -209,11 +231,15 @@ def test_what_is_printed_is_what_is_documented(run: Run, desk: Path, monkeypatch
     assert run("index", desk / "notes").code == 5
     (desk / "notes" / "away.md").unlink()
     assert run("index", desk / "notes").code == 5
+    for said in (f"{QUESTION}\n/right\n", f"{QUESTION}\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        assert run("chat", "--plain").code == 0
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n"))
-    assert run("chat", "--plain").code == 0
     shapes = documented()
     seen = {}
     for title, arguments in CALLS.items():
+        if not arguments:
+            continue
         outcome = run(*(argument.replace("~", str(desk)) for argument in arguments))
         assert outcome.code == {"index": 5}.get(title, 0), (title, outcome)
         check(json.loads(outcome.out), shapes[title], title)
@@ -222,6 +248,34 @@ def test_what_is_printed_is_what_is_documented(run: Run, desk: Path, monkeypatch
     assert len(seen["status --failed --deleted"]["failures"]) == len(seen["cleanup"]["notes"]) == 1
     assert seen["forget --dry-run"]["notes"] == [str(desk / "notes" / "diary" / "monday.md")]
     assert seen["forget"]["rules"]
+
+
+@pytest.mark.parametrize("name", ["watch", "serve"])
+def test_what_never_ends_prints_json_as_documented(run: Run, desk: Path, name: str) -> None:
+    if name == "serve":
+        pytest.importorskip("textual_serve")
+    assert run("index", desk / "notes" / "diary").code == 0
+    (desk / "notes" / "diary" / "tuesday.md").write_text("The kite is gone.\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [name, "--json", *(["--port", str(port)] if name == "serve" else [])]
+    running = subprocess.Popen(
+        [sys.executable, "-c", "from app.cli import main; main()", *arguments],
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        lines = [running.stdout.readline()] if name == "watch" else iter(running.stdout.readline, "}\n")
+        said = json.loads("".join(lines) + "}" * (name == "serve"))
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    check(said, documented()[name])
+    wanted = ("what", "indexed") if name == "watch" else ("url", f"http://127.0.0.1:{port}/?token=")
+    assert said[wanted[0]].startswith(wanted[1])
 
 
 def test_a_number_that_is_none_is_null(capsys: pytest.CaptureFixture[str]) -> None:

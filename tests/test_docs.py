@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from app import cli
 from tests.conftest import SAMPLE_NOTES, Run
+from tests.pictures import PICTURES, TRANSCRIPT, desk, take
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -58,6 +60,38 @@ def test_the_commands_and_options_that_a_page_names_exist(page: Path) -> None:
 def test_the_pages_that_a_page_links_to_exist(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).is_file(), link
+
+
+def test_pictures_are_shown_and_need_nothing_from_the_web() -> None:
+    """After a change that is meant: make docs."""
+    pictures = {path.stem for path in (ROOT / "docs").glob("*.svg")}
+    assert pictures == set(PICTURES)
+    pages = [ROOT / "README.md", *PAGES]
+    shown = {Path(link).name for page in pages for link in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text())}
+    assert shown == {f"{name}.svg" for name in pictures}
+    for path in (ROOT / "docs").glob("*.svg"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"url\((?!#)|@import|href", text)
+        assert "btr-assistant" in text
+
+
+def test_a_picture_is_of_the_real_program() -> None:
+    with desk() as folder:
+        text = asyncio.run(take(folder, "chat")).replace("&#160;", " ")
+    for words in ("14 March 2024", "read as", "notes/house/heating.md:8", "very likely", "6 notes"):
+        assert words in text
+    kept = (ROOT / "docs" / "chat.svg").read_text(encoding="utf-8").replace("&#160;", " ")
+    facts = re.compile(r" · [\d,]+ ms")  # how long it took is another each time
+    lines = [re.findall(r">([^<>]+)</text>", facts.sub("", each)) for each in (text, kept)]
+    assert lines[0] == lines[1], "the chat does not look like this any more: make docs"
+
+
+def test_the_transcript_has_every_command_and_what_it_printed() -> None:
+    text = (ROOT / "docs" / "transcript.md").read_text(encoding="utf-8")
+    assert [line[2:] for line in text.splitlines() if line.startswith("$ ")] == TRANSCRIPT
+    for words in ("14 March 2024", "Not in your notes.", "5433", "Read as:", "kept: right", "1 right, 0 wrong"):
+        assert words in text
+    assert "Traceback" not in text
 
 
 def test_the_exit_codes_of_the_page_are_those_of_the_program() -> None:

@@ -43,8 +43,8 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def served(own_sample: Places) -> Iterator[str]:
-    """The link that `btr-assistant serve` prints, while it runs."""
+def serving(own_sample: Places) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The link that `btr-assistant serve` prints, and the process; Ctrl-C ends it with 0, without a traceback."""
     port = free_port()
     program = [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", str(port)]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -53,13 +53,19 @@ def served(own_sample: Places) -> Iterator[str]:
     try:
         line = running.stderr.readline()
         assert line.startswith(f"The chat is at http://127.0.0.1:{port}/?token="), line + running.stderr.read()
-        yield line.split()[-1]
+        yield line.split()[-1], running
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=20) == 0
         assert "Traceback" not in running.stderr.read()
     finally:
         running.kill()
         running.communicate()
+
+
+@pytest.fixture
+def served(serving: tuple[str, subprocess.Popen[str]]) -> str:
+    """The link alone."""
+    return serving[0]
 
 
 @asynccontextmanager
@@ -119,6 +125,20 @@ async def test_other_pages_and_other_names_get_nothing_from_a_browser_that_is_le
         assert await opens(session, home + "ws", Origin="null") == 403
         assert await opens(session, home + "ws", Origin=own.replace("127.0.0.1", "127.0.0.2")) == 403
         assert await opens(session, home + "ws", Origin=own) == 101
+
+
+@pytest.mark.asyncio
+async def test_ctrl_c_ends_it_while_a_page_is_open(serving: tuple[str, subprocess.Popen[str]]) -> None:
+    link, server = serving
+    async with visitor() as session:
+        await status(session, link)
+        async with session.ws_connect(link.partition("?")[0] + "ws") as page:
+            await page.receive()
+            server.send_signal(signal.SIGINT)
+            async for _ in page:
+                pass
+            assert page.closed
+    assert await asyncio.to_thread(server.wait, 20) == 0
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "my-laptop", "127.0.0.1.example"])

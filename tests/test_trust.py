@@ -65,6 +65,12 @@ def tear(path: Path) -> None:
         file.write(b"\xff" * 16384)
 
 
+def test_a_backup_of_nothing_says_what_to_do(run: Run, tmp_path: Path) -> None:
+    outcome = run("backup", tmp_path / "b.db")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
+    assert "there is nothing to back up" in outcome.err and "run btr-assistant index FOLDER first" in outcome.err
+
+
 def test_help_says_what_each_command_is_for(run: Run) -> None:
     for command in ("doctor", "verify", "backup", "restore", "forget"):
         outcome = run(command, "-h")

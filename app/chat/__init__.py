@@ -7,6 +7,8 @@ Nothing of Textual is imported until the full screen opens.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from app.chat.engine import AssistantEngine
 from app.chat.settings import Settings
@@ -43,10 +45,16 @@ def run_chat(
 
 
 def run_plain(
-    places: Places, settings: Settings, *, rescan: bool = True, save: bool = True, resume: int | None = None
+    places: Places,
+    settings: Settings,
+    *,
+    rescan: bool = True,
+    save: bool = True,
+    resume: int | None = None,
+    print_json: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """
-    Run the chat line by line over standard input and output, until the input ends.
+    Run the chat line by line over standard input and output, until the input ends; with `print_json`, that has answers.
 
     Raises:
         BtrError: If the notes cannot be opened.
@@ -54,4 +62,6 @@ def run_plain(
     from app.chat.plain import PlainChat
 
     with AssistantEngine(places, rescans=rescan, saves=save) as engine:
-        PlainChat(engine.open(), settings, sys.stdin, sys.stdout, sys.stderr, resume=resume).run()
+        PlainChat(
+            engine.open(), settings, sys.stdin, sys.stdout, sys.stderr, resume=resume, print_json=print_json
+        ).run()

@@ -1,10 +1,10 @@
 """
 The chat in the terminal's full screen: a question box, a card for each answer, and nothing that blocks while it reads.
 
-One convention, decided here: the engine is opened and asked in worker threads, which compute and post; handlers show.
-A thread cannot be stopped, so a question that was cancelled, superseded or cleared away is told so through `cancelled`,
-and whatever it still posts is dropped, because its card is no longer waiting. What is typed always goes to the box:
-keys and the mouse choose the card that the other keys are about, the last one if none was chosen.
+One convention, decided here: the engine is opened and asked in threads (`app.chat.workers`), which compute and post;
+handlers show. A question that was cancelled, superseded or cleared away is told so through `cancelled`, and whatever it
+still posts is dropped, because its card is no longer waiting. What is typed always goes to the box: keys and the mouse
+choose the card that the other keys are about, the last one if none was chosen.
 
 Once the notes are open, those that changed are indexed in a thread of its own while questions are answered; whatever
 comes of that is said in the header or in a notice, and never ends the chat. A line that begins with the name of a
@@ -13,224 +13,76 @@ command is no question.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from textual import on, work
-from textual.app import App, ComposeResult, SuspendNotSupported, SystemCommand
+from textual import on
+from textual.app import ComposeResult, SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.events import Ready
-from textual.message import Message
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
-from textual.theme import Theme
 from textual.widgets import Footer, Input, Static
-from textual.worker import get_current_worker
 
-from app.assistant import Answer, Source
+from app.assistant import Source
 from app.chat.box import FOLDER, NO_QUESTION, PROMPT, QuestionBox
 from app.chat.cards import LONGEST_ECHO, Card, Cards, Welcome
-from app.chat.engine import Engine, Indexed
+from app.chat.engine import Engine
+from app.chat.keys import BINDINGS, COMMANDS, HIGH_CONTRAST
 from app.chat.pane import SourcePane
 from app.chat.screens import Correction, FolderScreen, Help, SessionsScreen
 from app.chat.settings import Settings
 from app.chat.words import editor_command, place
+from app.chat.workers import (
+    Answered,
+    Counted,
+    Indexing,
+    NotOpened,
+    Opened,
+    Read,
+    Refused,
+    Rescanned,
+    Resumed,
+    Said,
+    Saved,
+    Told,
+    Workers,
+    export_session,
+)
 from app.dialogue import follow_up
 from app.display import plain
-from app.note import Excerpt, excerpt
-from app.reader import Cancelled
 from app.scope import parse_scope
-from app.sessions import answer_of, to_markdown, turn_of
-from store.errors import BtrError, BusyError, UsageError
+from app.sessions import answer_of
+from store.errors import BtrError, UsageError
 from store.scope import EVERYTHING, Scope
-from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, Session, SessionStore, Turn
+from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, SessionStore, Turn
 
 __all__ = ["NO_QUESTION", "PROMPT", "ChatApp"]
 
 TITLE = "btr-assistant"
 OPENING = "opening your notes…"
 READING = "reading…"
-RESCANNING = "looking for changed notes…"
-DETAILS = "Show or hide timings and other candidates"
 MOST_CARDS = 50
 """Cards of a resumed session."""
+CARDS_AT_ONCE = 5
+"""Of these between two keys that are pressed meanwhile."""
 _SCOPE_WIDTH = 80
-HIGH_CONTRAST = Theme(
-    name="high-contrast",
-    primary="#ffff00",
-    secondary="#00ffff",
-    accent="#00ffff",
-    warning="#ffaf00",
-    error="#ff8080",
-    success="#00ff00",
-    foreground="#ffffff",
-    background="#000000",
-    surface="#000000",
-    panel="#000000",
-    boost="#000000",
-    dark=True,
-    text_alpha=1.0,
-    variables={"text-muted": "#ffffff", "border": "#ffffff", "footer-key-foreground": "#ffff00"},
-)
 
 
-class Command(NamedTuple):
-    """What can be typed in place of a question."""
-
-    argument: str
-    what: str
-    method: str
-
-
-COMMANDS = {
-    "/scope": Command("FILTER", "Ask of a part of the notes: /scope folder:work tag:idea; alone: of all", "_set_scope"),
-    "/index": Command("FOLDER", "Index a folder of notes; alone: pick one", "_index_command"),
-    "/sessions": Command("WORDS", "Saved sessions, those with some words", "_sessions_command"),
-    "/new": Command("", "Begin a new session", "_new_command"),
-    "/rename": Command("NAME", "Name this session", "_rename_command"),
-    "/export": Command("FILE", "Write this session to a Markdown file", "_export_command"),
-    "/delete": Command("", "Delete this session", "_delete_command"),
-    "/follow": Command("on|off", "Read follow-up questions with the one before, or as they are", "_follow_command"),
-    "/right": Command("", "This answer is right", "_right_command"),
-    "/wrong": Command("ANSWER", "This answer is wrong; the right one, or a minus: not in the notes", "_wrong_command"),
-    "/wrong-source": Command("", "The answer is right, its source is not", "_wrong_source_command"),
-    "/theme": Command("NAME", "Colours: /theme high-contrast; alone: pick one", "_theme_command"),
-    "/help": Command("", "Keys and commands", "_help_command"),
-    "/quit": Command("", "Leave the chat", "_quit_command"),
-}
-
-
-def _key(key: str, action: str, what: str, name: str, tooltip: str, *, show: bool = True) -> Binding:
-    # priority, because the box would take some of them for itself
-    return Binding(key, action, what, id=f"chat.{name}", tooltip=tooltip, show=show, priority=True)
-
-
-class ChatApp(App[None], inherit_bindings=False):
+class ChatApp(Workers, inherit_bindings=False):
     """The chat over any engine. Whoever gives `open_engine` closes what it opened, after the app has run."""
 
     TITLE = TITLE
     AUTO_FOCUS = "QuestionBox"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (80, "-wide"), (110, "-roomy")]  # noqa: RUF012, Textual's declaration
     CSS_PATH = "chat.tcss"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1", "help", "Help", id="chat.help", tooltip="Keys and commands"),
-        Binding("escape", "cancel", "Cancel", id="chat.cancel", tooltip="Give up the question, or close the source"),
-        _key("ctrl+n", "next_option", "Other", "other", "Show the next candidate, or the next closest passage"),
-        _key("ctrl+s", "toggle_source", "Source", "source", "Show the passage in its note"),
-        _key("ctrl+o", "open_source", "Open", "open", "Open the source in your editor, at its line"),
-        _key("ctrl+y", "copy_answer", "Copy", "copy", "Copy the answer"),
-        _key("ctrl+d", "details", "Details", "details", DETAILS),
-        _key("ctrl+r", "sessions", "Sessions", "sessions", "Saved sessions: resume, rename, export, delete"),
-        _key("ctrl+q", "quit", "Quit", "quit", "Leave the chat"),
-        _key("ctrl+b", "copy_source", "Copy source", "copy.source", "Copy the quote and its place", show=False),
-        _key("ctrl+l", "new", "New", "new", "Begin a new session", show=False),
-        _key("ctrl+t", "follow", "Follow-ups", "follow", "Read follow-up questions as they are, or not", show=False),
-        _key("ctrl+f", "folder", "Folder", "folder", "Pick a folder of notes to index", show=False),
-        _key("f5", "judge('right')", "Right", "right", "This answer is right", show=False),
-        _key("f6", "wrong", "Wrong", "wrong", "This answer is wrong", show=False),
-        _key("f7", "judge('wrong source')", "Wrong source", "wrong.source", "The source is wrong", show=False),
-        _key("ctrl+up", "choose(-1)", "Card above", "card.older", "Choose the card above", show=False),
-        _key("ctrl+down", "choose(1)", "Card below", "card.newer", "Choose the card below", show=False),
-        Binding("ctrl+c", "help_quit", show=False, system=True),  # Textual's own, not inherited for the order's sake
-    ]
-
-    @dataclass
-    class Opened(Message):
-        """The engine is there."""
-
-        engine: Engine
-        status: str
-        notes: int
-        history: list[str]
-        """Questions of earlier sessions."""
-
-    @dataclass
-    class NotOpened(Message):
-        """The engine cannot be opened."""
-
-        error: BtrError
-
-    @dataclass
-    class Told(Message):
-        """An answer is being written."""
-
-        card: Card
-        text: str
-
-    @dataclass
-    class Answered(Message):
-        """A question has its answer."""
-
-        card: Card
-        answer: Answer
-
-    @dataclass
-    class Refused(Message):
-        """A question cannot be answered."""
-
-        card: Card
-        error: BtrError
-
-    @dataclass
-    class Saved(Message):
-        """A turn is in the store."""
-
-        card: Card
-        session_id: int
-        turn_id: int
-
-    @dataclass
-    class Said(Message):
-        """A sentence for a notice."""
-
-        sentence: str
-        severity: SeverityLevel = "information"
-
-    @dataclass
-    class Indexing(Message):
-        """How far indexing is."""
-
-        words: str
-        share: float | None = None
-        """0..1; None: not known yet."""
-
-    @dataclass
-    class Rescanned(Message):
-        """Indexing is over."""
-
-        status: str
-        notes: int
-        sentences: list[str]
-        """What a person should see."""
-        severity: SeverityLevel = "warning"
-
-    @dataclass
-    class Counted(Message):
-        """How many notes a scope holds."""
-
-        scope: Scope
-        notes: int
-
-    @dataclass
-    class Read(Message):
-        """The note of a source was read."""
-
-        source: Source
-        excerpt: Excerpt | None
-        sentence: str = ""
-
-    @dataclass
-    class Resumed(Message):
-        """A session to go on with."""
-
-        session: Session
-        turns: list[Turn]
+    BINDINGS: ClassVar[list[BindingType]] = BINDINGS
 
     def __init__(
         self,
@@ -240,11 +92,10 @@ class ChatApp(App[None], inherit_bindings=False):
         resume: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__()
+        super().__init__(open_engine, resume=resume, clock=clock)
         self.failure: BtrError | None = None
         """Why the engine could not be opened."""
         self._settings = settings or Settings()
-        self._open_engine, self._resume, self._clock = open_engine, resume, clock
         self._engine: Engine | None = None
         self._status = ""
         self._notes: int | None = None
@@ -252,23 +103,27 @@ class ChatApp(App[None], inherit_bindings=False):
         """How far indexing is, while it is on."""
         self._scope = EVERYTHING
         self._follows = self._settings.follow_ups
-        self._session: int | None = None
         self._chosen: Card | None = None
         self._doomed: int | None = None
         """The session that a second /delete removes."""
         self.register_theme(HIGH_CONTRAST)
+        # kept, not looked up: what a thread posts may be handled when the screen has already gone
+        self._cards, self._pane, self._box = Cards(id="cards"), SourcePane(), QuestionBox(list(COMMANDS))
+        self._scope_line = Static("", id="scope", markup=False)
+        self._status_line = Static(OPENING, id="status", markup=False)
+        self._progress_line = Static("", id="progress", markup=False)
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="header"):
             yield Static(TITLE, id="title")
-            yield Static("", id="scope", markup=False)
-            yield Static(OPENING, id="status", markup=False)
-        yield Static("", id="progress", markup=False)
+            yield self._scope_line
+            yield self._status_line
+        yield self._progress_line
         with Horizontal(id="body"):
-            with Cards(id="cards"):
+            with self._cards:
                 yield Welcome()
-            yield SourcePane()
-        yield QuestionBox([f"{name} {command.argument}".split()[0] for name, command in COMMANDS.items()])
+            yield self._pane
+        yield self._box
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -310,18 +165,6 @@ class ChatApp(App[None], inherit_bindings=False):
         """The screen with the cards, whatever is above it."""
         return self.screen_stack[0]
 
-    @property
-    def _box(self) -> QuestionBox:
-        return self._main.query_one(QuestionBox)
-
-    @property
-    def _cards(self) -> Cards:
-        return self._main.query_one(Cards)
-
-    @property
-    def _pane(self) -> SourcePane:
-        return self._main.query_one(SourcePane)
-
     def _say(self, sentence: str, severity: SeverityLevel = "information") -> None:
         self.notify(plain(sentence), severity=severity, timeout=15 if severity != "information" else 5, markup=False)
 
@@ -335,17 +178,6 @@ class ChatApp(App[None], inherit_bindings=False):
     def _start(self) -> None:
         self._cards.anchor()
         self._open()
-
-    @work(thread=True, group="open")
-    def _open(self) -> None:
-        try:
-            engine = self._open_engine()
-            history = engine.sessions.questions() if engine.sessions else []
-            self.post_message(self.Opened(engine, engine.status(), engine.notes(), history))
-            if self._resume is not None:
-                self._load_session(engine.sessions, self._resume)
-        except BtrError as error:
-            self.post_message(self.NotOpened(error))
 
     @on(Opened)
     def _opened(self, message: Opened) -> None:
@@ -368,51 +200,20 @@ class ChatApp(App[None], inherit_bindings=False):
 
     # indexing
 
-    @work(thread=True, group="rescan")
-    def _rescan(self, engine: Engine, folder: str) -> None:
-        """Index what changed or, with a folder, that."""
-        worker = get_current_worker()
-        severity: SeverityLevel = "warning"
-        what = "indexing" if folder else "looking for changed notes"
-
-        def post(done: Indexed) -> None:
-            left = round(done.seconds_left)
-            until = f" · {left // 60}:{left % 60:02d} left" if left else ""
-            self.post_message(self.Indexing(done.words + until, done.done / done.total if done.total else None))
-
-        status, notes = engine.status(), engine.notes()
-        try:
-            self.post_message(self.Indexing(f"looking at {folder}…" if folder else RESCANNING))
-            if folder:
-                sentences = engine.index(folder, post, lambda: worker.is_cancelled)
-            else:
-                sentences = engine.rescan(post, lambda: worker.is_cancelled)
-            status, notes = engine.status(), engine.notes()
-            if folder and not sentences:
-                sentences, severity = [f"{notes:,} notes are indexed: ask away"], "information"
-        except Cancelled:
-            return
-        except BusyError as error:
-            sentences, severity = [str(error)], "information"
-        except BtrError as error:
-            sentences = [str(error)]
-        except Exception as error:  # the edge of the program: what is stored can still be asked
-            sentences = [f"{what} failed ({error!r}): run btr-assistant index to see why"]
-        if not worker.is_cancelled:
-            self.post_message(self.Rescanned(status, notes, sentences, severity))
-
     @on(Indexing)
     def _indexing(self, message: Indexing) -> None:
         self._indexed = message.words
-        line = self._main.query_one("#progress", Static)
+        line = self._progress_line
         full = round(10 * message.share) if message.share is not None else 0
         line.update(plain(("▰" * full + "▱" * (10 - full) + "  " if message.share is not None else "") + message.words))
         line.display = True
+        if message.share:
+            self._box.prompt(PROMPT)  # the first notes can be asked already
 
     @on(Rescanned)
     def _rescanned(self, message: Rescanned) -> None:
         self._indexed = ""
-        self._main.query_one("#progress", Static).display = False
+        self._progress_line.display = False
         self._show_status(message.status, message.notes)
         self._show_scope()
         for sentence in message.sentences:
@@ -420,9 +221,9 @@ class ChatApp(App[None], inherit_bindings=False):
 
     def _show_status(self, status: str, notes: int) -> None:
         self._status, self._notes = status, notes
-        self._main.query_one("#status", Static).update(plain(status))
+        self._status_line.update(plain(status))
         self._box.prompt(PROMPT if notes else FOLDER)
-        for welcome in self._main.query(Welcome):
+        for welcome in self._cards.query(Welcome):
             welcome.say(notes)
 
     def _index_command(self, folder: str) -> None:
@@ -461,15 +262,7 @@ class ChatApp(App[None], inherit_bindings=False):
             words += f" · {notes:,} notes"
         elif self._scope and self._engine:
             self._count(self._engine, self._scope)
-        self._main.query_one("#scope", Static).update(plain(words, _SCOPE_WIDTH))
-
-    @work(thread=True, group="count", exclusive=True)
-    def _count(self, engine: Engine, scope: Scope) -> None:
-        try:
-            notes = engine.count_notes(scope)
-        except BtrError:  # the question will say it
-            return
-        self.post_message(self.Counted(scope, notes))
+        self._scope_line.update(plain(words, _SCOPE_WIDTH))
 
     @on(Counted)
     def _counted(self, message: Counted) -> None:
@@ -512,41 +305,6 @@ class ChatApp(App[None], inherit_bindings=False):
         cards = [card for card in self._cards.query(Card) if card.answer or card.waiting]
         return (cards[-1].read_as or cards[-1].question) if cards else None
 
-    @work(thread=True, group="ask", exclusive=True)
-    def _ask(self, engine: Engine, card: Card) -> None:
-        worker = get_current_worker()
-        question = card.read_as or card.question
-
-        def told(text: str) -> None:
-            if not worker.is_cancelled:
-                self.post_message(self.Told(card, text))
-
-        try:
-            answer = engine.ask(question, scope=card.scope, cancelled=lambda: worker.is_cancelled, told=told)
-        except Cancelled:
-            return
-        except BtrError as error:
-            if not worker.is_cancelled:
-                self.post_message(self.Refused(card, error))
-            return
-        if worker.is_cancelled:
-            return
-        self.post_message(self.Answered(card, answer))
-        self._save(engine, card, answer)
-
-    def _save(self, engine: Engine, card: Card, answer: Answer) -> None:
-        """Keep a turn; what cannot be kept is said, and asked all the same."""
-        if engine.sessions is None:
-            return
-        turn = turn_of(card.question, card.read_as, card.scope.text, answer, self._clock())
-        try:
-            session_id, turn_id = engine.sessions.add_turn(self._session, turn)
-        except BtrError as error:
-            self.post_message(self.Said(f"this answer is not saved: {error}", "warning"))
-        else:
-            self._session = session_id  # at once: the next question may be asked before the message is handled
-            self.post_message(self.Saved(card, session_id, turn_id))
-
     @on(Told)
     def _told(self, message: Told) -> None:
         message.card.wait_for(plain(message.text, LONGEST_ECHO) + " …")
@@ -557,7 +315,7 @@ class ChatApp(App[None], inherit_bindings=False):
         if message.answer.abstained and self._indexed:
             remark = f"{self._indexed}: what is still to come may hold it, ask again then"
         message.card.show_answer(message.answer, remark)
-        if self._pane.display:
+        if self._pane.display and self._pane.is_attached:
             self._show_source()
 
     @on(Refused)
@@ -633,7 +391,7 @@ class ChatApp(App[None], inherit_bindings=False):
     def action_scroll(self, pages: int) -> None:
         """Scroll the source, if it is shown, else the cards; the box keeps the focus."""
         pane = self._pane
-        target = pane.query_one("NoteText") if pane.display else self._cards
+        target = pane.text if pane.display else self._cards
         if pages < 0:
             target.scroll_page_up()
         else:
@@ -671,13 +429,6 @@ class ChatApp(App[None], inherit_bindings=False):
     def _hide_source(self) -> None:
         self._pane.display = False
         self._main.remove_class("-source")
-
-    @work(thread=True, group="read", exclusive=True)
-    def _read(self, source: Source) -> None:
-        try:
-            self.post_message(self.Read(source, excerpt(source)))
-        except BtrError as error:
-            self.post_message(self.Read(source, None, str(error)))
 
     @on(Read)
     def _was_read(self, message: Read) -> None:
@@ -764,15 +515,6 @@ class ChatApp(App[None], inherit_bindings=False):
         card.show_verdict(verdict, correction)
         self._keep_verdict(sessions, card.turn_id, verdict, correction)
 
-    @work(thread=True, group="judge")
-    def _keep_verdict(self, sessions: SessionStore, turn_id: int, verdict: str, correction: str | None) -> None:
-        try:
-            sessions.judge(turn_id, verdict, correction)
-        except BtrError as error:
-            self.post_message(self.Said(str(error), "warning"))
-        else:
-            self.post_message(self.Said(f"kept: {verdict}. btr-assistant eval --mine asks it again"))
-
     def _right_command(self, _: str) -> None:
         self.action_judge(RIGHT)
 
@@ -809,37 +551,30 @@ class ChatApp(App[None], inherit_bindings=False):
             if session_id is not None:
                 self._load(sessions, session_id)
 
-        self.push_screen(SessionsScreen(sessions, lambda i: _export(sessions, i, None), text), picked)
-
-    @work(thread=True, group="load", exclusive=True)
-    def _load(self, sessions: SessionStore, session_id: int) -> None:
-        try:
-            self._load_session(sessions, session_id)
-        except BtrError as error:
-            self.post_message(self.Said(str(error), "warning"))
-
-    def _load_session(self, sessions: SessionStore | None, session_id: int) -> None:
-        """Called in a thread."""
-        if sessions is None:
-            raise UsageError(f"session {session_id} cannot be resumed, none are kept here: leave --no-save out")
-        self.post_message(self.Resumed(sessions.session(session_id), sessions.turns(session_id)))
+        self.push_screen(SessionsScreen(sessions, lambda i: export_session(sessions, i, None), text), picked)
 
     @on(Resumed)
     async def _resumed(self, message: Resumed) -> None:
+        if not self._cards.is_attached:
+            return
         await self._clear()
-        cards = []
-        for turn in message.turns[-MOST_CARDS:]:
-            try:
-                scope = parse_scope(turn.scope) if turn.scope else EVERYTHING
-            except UsageError:  # an earlier version knew other filters
-                scope = Scope((), turn.scope)
-            cards.append(Card.of(turn, answer_of(turn), scope, self._clock))
         await self._cards.query(Welcome).remove()
-        await self._cards.mount_all(cards)
         self._session = message.session.id
+        turns = message.turns[-MOST_CARDS:]
+        for first in range(0, len(turns), CARDS_AT_ONCE):
+            cards = [self._card_of(turn) for turn in turns[first : first + CARDS_AT_ONCE]]
+            await self._cards.mount_all(cards)
+            await asyncio.sleep(0)
         self._cards.anchor()
         more = f", the last {MOST_CARDS} are shown" if len(message.turns) > MOST_CARDS else ""
         self._say(f"resumed {plain(message.session.name, 60)}: {message.session.turns:,} questions{more}")
+
+    def _card_of(self, turn: Turn) -> Card:
+        try:
+            scope = parse_scope(turn.scope) if turn.scope else EVERYTHING
+        except UsageError:  # an earlier version knew other filters
+            scope = Scope((), turn.scope)
+        return Card.of(turn, answer_of(turn), scope, self._clock)
 
     async def _clear(self) -> None:
         """No cards, no session; a question that is running is cancelled."""
@@ -866,13 +601,6 @@ class ChatApp(App[None], inherit_bindings=False):
         else:
             self._write(sessions, session_id, Path(os.path.expanduser(file)) if file else None)
 
-    @work(thread=True, group="export")
-    def _write(self, sessions: SessionStore, session_id: int, file: Path | None) -> None:
-        try:
-            self.post_message(self.Said(_export(sessions, session_id, file)))
-        except BtrError as error:
-            self.post_message(self.Said(str(error), "warning"))
-
     def _delete_command(self, _: str) -> None:
         if self._session is None:
             self._say("nothing was asked yet that could be deleted")
@@ -889,17 +617,6 @@ class ChatApp(App[None], inherit_bindings=False):
             self._say("nothing was asked yet in this session")
         elif sessions is not None and self._session is not None:
             self._apply(sessions, self._session, change, done)
-
-    @work(thread=True, group="change")
-    def _apply(
-        self, sessions: SessionStore, session_id: int, change: Callable[[SessionStore, int], None], done: str
-    ) -> None:
-        try:
-            change(sessions, session_id)
-        except BtrError as error:
-            self.post_message(self.Said(str(error), "warning"))
-        else:
-            self.post_message(self.Said(done))
 
     # the rest
 
@@ -932,7 +649,8 @@ class ChatApp(App[None], inherit_bindings=False):
     def action_help(self) -> None:
         """Show the keys as they are bound now, and the commands."""
         active = [binding for _, binding, _, _ in self._main.active_bindings.values()]
-        ours = [binding for binding in active if binding.id and binding.id.startswith("chat.")]
+        order = [binding.id for owner in (QuestionBox, self) for binding in _bindings(owner) if binding.id]
+        ours = sorted((binding for binding in active if binding.id in order), key=lambda b: order.index(b.id or ""))
         keys: dict[str, list[str]] = {}
         for binding in ours:
             keys.setdefault(binding.tooltip or binding.description, []).append(self.get_key_display(binding))
@@ -944,22 +662,3 @@ class ChatApp(App[None], inherit_bindings=False):
 def _bindings(owner: type | object) -> Iterable[Binding]:
     found: list[BindingType] = getattr(owner, "BINDINGS", [])
     return [binding for binding in found if isinstance(binding, Binding)]
-
-
-def _export(sessions: SessionStore, session_id: int, file: Path | None) -> str:
-    """
-    Write a session to a new Markdown file; a sentence that says which.
-
-    Raises:
-        BtrError: If it cannot be read or written.
-    """
-    session = sessions.session(session_id)
-    target = file or Path(f"session-{session_id}.md")
-    try:
-        with target.open("x", encoding="utf-8") as opened:
-            opened.write(to_markdown(session, sessions.turns(session_id)))
-    except FileExistsError:
-        raise UsageError(f"{target} exists and is not overwritten: give another name, /export FILE") from None
-    except OSError as error:
-        raise UsageError(f"cannot write {target} ({error.strerror}): give another file, /export FILE") from error
-    return f"written to {target.absolute()}"

@@ -247,10 +247,11 @@ class Welcome(Static):
 def _welcome(notes: int | None) -> str:
     if notes == 0:
         return (
-            "There are no notes yet. Type the folder of your notes below and press Enter, for example ~/notes,\n"
-            "or press Ctrl+F to pick one from a list. Nothing is copied or sent; questions can be asked meanwhile."
+            "There are no notes yet. Type the folder of your notes below and press Enter, for example ~/notes, "
+            "or press Ctrl+F to pick one from a list. Nothing is sent anywhere; ask as soon as the first are read."
         )
     return (
-        "Ask a question. The answer is copied from your notes, with its source; nothing leaves this machine.\n"
-        "/scope folder:work tag:idea date:2025 asks of a part of them, /scope alone of all again. F1: all keys."
+        "Ask a question. The answer is in your notes' own words, with its source; nothing leaves this machine.\n\n"
+        "/scope folder:work tag:idea date:2025  asks of a part of them; /scope alone, of all again.\n"
+        "F1  all keys and commands"
     )

@@ -26,16 +26,18 @@ class SourcePane(Vertical):
         super().__init__(id="pane")
         self.source: Source | None = None
         """What is shown, or being read."""
+        self.text = NoteText("", read_only=True, soft_wrap=True, show_line_numbers=True)
+        self._title = Static("", id="pane-title", markup=False)
 
     def compose(self) -> ComposeResult:
-        yield Static("", id="pane-title", markup=False)
-        yield NoteText("", read_only=True, soft_wrap=True, show_line_numbers=True)
+        yield self._title
+        yield self.text
 
     def wait(self, source: Source | None) -> None:
         """Say which note is being read."""
         self.source = source
-        self.query_one("#pane-title", Static).update(plain(place(source)) if source else "no source to show yet")
-        self.query_one(NoteText).load_text("")
+        self._title.update(plain(place(source)) if source else "no source to show yet")
+        self.text.load_text("")
 
     def show(self, source: Source, excerpt: Excerpt) -> None:
         """Show the lines around a source, if it is still the one that is wanted."""
@@ -43,8 +45,8 @@ class SourcePane(Vertical):
             return
         lost = "" if excerpt.span else "  not found in the file as it is now"
         title = f"{place(source)}  {plain(source.heading)}{lost}"
-        self.query_one("#pane-title", Static).update(title)
-        text = self.query_one(NoteText)
+        self._title.update(title)
+        text = self.text
         text.show_line_numbers = excerpt.first_line is not None
         text.line_number_start = excerpt.first_line or 1
         shown = excerpt.text.translate(_CONTROLS)
@@ -56,7 +58,7 @@ class SourcePane(Vertical):
     def fail(self, source: Source, sentence: str) -> None:
         """Say why there is nothing to show."""
         if source is self.source:
-            self.query_one("#pane-title", Static).update(plain(f"{place(source)} {sentence}"))
+            self._title.update(plain(f"{place(source)} {sentence}"))
 
 
 class NoteText(TextArea, can_focus=False):

@@ -2,7 +2,8 @@
 The chat line by line: for screen readers, pipes and terminals that cannot move the cursor.
 
 Every line that is printed stays as it is: no colour, no cursor movement, no progress that is drawn over. Answers go to
-stdout, everything else to stderr, and the prompt is printed only where a person types.
+stdout, everything else to stderr, and the prompt is printed only where a person types. As JSON, an answer is one object
+on a line of stdout, and what else would stand there goes to stderr.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from app.assistant import Answer, Source
 from app.chat.engine import Engine, Indexed
 from app.chat.settings import Settings
 from app.chat.words import age, likelihood, place, stages
 from app.dialogue import follow_up
-from app.display import plain
+from app.display import plain, short
 from app.reader import Cancelled, ignore, never
 from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
-from store.errors import BtrError
+from store.errors import BtrError, UsageError
 from store.scope import EVERYTHING, Scope
 from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE
 
@@ -49,9 +50,11 @@ class PlainChat:
         talk: TextIO,
         *,
         resume: int | None = None,
+        print_json: Callable[[dict[str, Any]], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._lines, self._out, self._talk, self._clock = engine, lines, out, talk, clock
+        self._print_json = print_json
         self._follows = settings.follow_ups
         self._scope: Scope = EVERYTHING
         self._session = resume
@@ -92,9 +95,10 @@ class PlainChat:
         print(plain(sentence), file=self._talk, flush=True)
 
     def _print(self, *lines: str) -> None:
+        out = self._talk if self._print_json else self._out
         for line in lines:
-            print(plain(line), file=self._out)
-        self._out.flush()
+            print(plain(line), file=out)
+        out.flush()
 
     def _rescan(self) -> None:
         try:
@@ -130,13 +134,18 @@ class PlainChat:
 
     def _ask(self, question: str) -> None:
         read_as = follow_up(question, self._earlier) if self._follows else None
-        if not self._typed:
-            self._print(f"Question: {question}")
-        if read_as:
-            self._print(f"Read as: {read_as}")
+        if self._print_json is None:
+            if not self._typed:
+                self._print(f"Question: {question}")
+            if read_as:
+                self._print(f"Read as: {read_as}")
         answer = self._engine.ask(read_as or question, scope=self._scope, cancelled=never, told=ignore)
         self._earlier = read_as or question
-        self._show(answer)
+        if self._print_json is None:
+            self._show(answer)
+        else:
+            said = {"asked": question, "read_as": read_as, "scope": self._scope.text}
+            self._print_json({**said, **answer.to_json()})
         turn_id = None
         if self._engine.sessions is not None:
             turn = turn_of(question, read_as, self._scope.text, answer, self._clock())
@@ -167,7 +176,9 @@ class PlainChat:
         answer = self._last[1]
         shown = answer.candidates if answer.abstained else answer.candidates[1:]
         for candidate in shown:
-            self._print(f"Candidate: {candidate.answer}, {candidate.confidence:.0%}, {candidate.path}:{candidate.line}")
+            self._print(
+                f"Candidate: {candidate.answer}, {candidate.confidence:.0%}, {short(candidate.path)}:{candidate.line}"
+            )
         self._print(f"Time: {stages(answer)}")
 
     def _set_scope(self, text: str) -> None:
@@ -205,9 +216,7 @@ class PlainChat:
 
     def _resume(self, session_id: int) -> None:
         if self._engine.sessions is None:
-            self._say("no sessions are kept here")
-            self._session = None
-            return
+            raise UsageError(f"session {session_id} cannot be resumed, none are kept here: leave --no-save out")
         session = self._engine.sessions.session(session_id)
         turns = self._engine.sessions.turns(session_id)
         for turn in turns:

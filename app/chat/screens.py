@@ -56,7 +56,7 @@ class Correction(ModalScreen[str | None]):
         with Vertical(id="dialog"):
             yield Label(plain(self._question, 300), markup=False)
             yield Label("What is the right answer? Enter alone: not known. A minus: it is not in the notes.")
-            yield Input(placeholder="14 March 2024")
+            yield Input(placeholder="The right answer, as short as it can be")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
@@ -145,7 +145,7 @@ class SessionsScreen(ModalScreen[int | None]):
         options.clear_options()
         for session in found:
             day = datetime.fromtimestamp(session.last_at).strftime("%Y-%m-%d")
-            words = f"{day}  {session.turns:>3,}  {plain(session.name, _UNNAMED)}"
+            words = f"{day}  {session.turns:>4,} questions  {plain(session.name, _UNNAMED)}"
             options.add_option(Option(Content(words), id=str(session.id)))
         if found:
             options.highlighted = min(at, len(found) - 1)
