@@ -15,9 +15,9 @@ given or not installed is left out with a sentence. Within a row a reader answer
 int8 answered too.
 
 Time goes from the question to the answer: retrieval, which is the same for all, and reading, which is loading what is
-kept of the passages, unpacking and reading it; the latter is a median, and its processor time that of all threads. Bytes
-a token are what is kept besides text, the passage codes that retrieval needs always counted. Peak memory is of the
-reader's process, up to and with this row.
+kept of the passages, unpacking and reading it; the latter is a median, and its processor time that of all threads.
+Bytes a token are what is kept besides text, the passage codes that retrieval needs always counted. Peak memory is of
+the reader's process, up to and with this row.
 """
 
 from __future__ import annotations
@@ -191,14 +191,15 @@ def against_unsplit(turns: Turns, depth: int, questions: Sequence[Question]) -> 
         return None
     ours, other = ([f for _, f in score({n: turns[name][n] for n in both}, questions)] for name in (OURS, UNSPLIT))
     change = 100 * (np.array(ours) - np.array(other))
-    lost = -change.mean() / max(100 * float(np.mean(other)), 1e-9)
+    share = np.mean(ours) / max(float(np.mean(other)), 1e-9)
     faster = ratios(turns, OURS)
     low, high = np.percentile(faster, [25, 75])
     processor = statistics.median(turns[UNSPLIT][n].processor / turns[OURS][n].processor for n in both)
     return (
         f"{depth} passages: ours reads {statistics.median(faster):.2f} times as fast as the unsplit reader, both int8 "
         f"(median of {len(both)} ratios, half of them within {low:.2f} and {high:.2f}), {processor:.2f} times in "
-        f"processor time; F1 {change.mean():+.1f} ± {change.std() / len(both) ** 0.5:.1f}, {lost:.1%} of it lost."
+        f"processor time; F1 {100 * np.mean(ours):.1f} for {100 * np.mean(other):.1f} "
+        f"({change.mean():+.1f} ± {change.std() / len(both) ** 0.5:.1f}), {share:.1%} of it kept."
     )
 
 
