@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from app.baselines import FloatSplitReader, FullReader
 from app.bundle import Bundle, EncodedQuestion
-from app.reader import FINISHED, MAX_ANSWER_TOKENS, ExtractiveReader, PassageBits, Reader
+from app.reader import MAX_ANSWER_TOKENS, PassageBits, Reader, open_reader
 from app.retriever import Retriever
 from store.codec import Floats
 from store.errors import BtrError, ModelError
@@ -132,9 +132,9 @@ class Over(Peer):
 class OverBits(Over):
     """Ours: bits from the store."""
 
-    def __init__(self, setup: Setup, finished: int) -> None:
+    def __init__(self, setup: Setup, finished: int | None = None) -> None:
         super().__init__(setup)
-        self.reader = ExtractiveReader(self.bundle, finished)
+        self.reader = open_reader(self.bundle, finished)
 
     def load(self, found: Sequence[StoredPassage]) -> list[PassageBits]:
         bits = self.store.token_bits([passage.id for passage in found])
@@ -249,7 +249,7 @@ class Kind(NamedTuple):
 
 OURS, UNSPLIT, RETRIEVAL = "ours", "unsplit-int8", "retrieval"
 KINDS: dict[str, Kind] = {
-    OURS: Kind("ours", lambda setup: OverBits(setup, FINISHED)),
+    OURS: Kind("ours", OverBits),
     "ours-all": Kind("ours, all passages read to the end", lambda setup: OverBits(setup, sys.maxsize)),
     "states-float16": Kind(
         "split, float16 states (DeFormer), int8",

@@ -186,7 +186,8 @@ def write_encoder(folder: Path, checkpoint: Path) -> None:
     from export.reader import SplitConfig, SplitReader, load_bert
 
     bert = load_bert(checkpoint)
-    reader = SplitReader(bert, SplitConfig(split_layer=bert.config.num_hidden_layers)).eval()
+    config = SplitConfig(split_layer=bert.config.num_hidden_layers, bits=8)  # it has a binarizer, which is not used
+    reader = SplitReader(bert, config).eval()
     graph = SplitLowerGraph(reader, vocabulary_tables(reader))
     folder.mkdir(parents=True)
     export_models({"float32": (graph, SplitLowerOnnxConfig(reader.model_config))}, folder, opset=17)

@@ -154,9 +154,7 @@ def test_the_checkpoint_for_transformers_has_the_full_readers_logits(
     encoded = AutoTokenizer.from_pretrained(tmp_path / "made")("who?", f"heating [SEP] {CONTEXT}", return_tensors="pt")
     with torch.no_grad():
         made = BertForQuestionAnswering.from_pretrained(tmp_path / "made")(**encoded).start_logits[0].numpy()
-    assert (
-        encoded["input_ids"].shape[1] == len(ids) + 6
-    )  # [CLS] who ? [SEP] heading [SEP] ... [SEP], one of them heading
+    assert encoded["input_ids"].shape[1] == len([*"CQ?S", "heading", "S", *ids, "S"])
     assert np.allclose(made[-1 - len(ids) : -1] - made[0], start, atol=0.05)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -98,11 +99,14 @@ def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> 
     early = [
         bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs
     ]  # fmt: skip
-    spans = ExtractiveReader(bundle, finished=2).read(question, inputs)
+    spans = ExtractiveReader(bundle, 2, math.inf).read(question, inputs)
     assert {span.passage for span in spans} == set(np.argsort(early)[-2:])
-    everything = ExtractiveReader(bundle, finished=6).read(question, inputs)
+    everything = ExtractiveReader(bundle, 6, math.inf).read(question, inputs)
     assert [span for span in everything if span in spans] == spans  # what is left out changes nothing of the rest
     assert len(everything) == 6
+    first, second, third = sorted(early)[:-4:-1]
+    for margin, count in ((0.0, 1), (first - second, 2), (first - third - 0.01, 2), (first - third, 3)):
+        assert len(ExtractiveReader(bundle, 6, margin).read(question, inputs)) == count
 
 
 def test_nothing_to_read_gives_no_spans(bundle: Bundle) -> None:
