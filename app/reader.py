@@ -29,7 +29,7 @@ FINISHED = 6
 """Passages that are read to the end at most: on 408 validation questions eight answered no better."""
 MARGIN = 5.0
 """By how much the early span head may find less in one of them than in the best: on 269 validation questions over 40
-passages 3.9 are left of the six, with the same EM and F1."""
+passages 3.9 are left of the six, at 0.4 points of EM and F1: one question."""
 ALTERNATIVES = 2
 """Passages that are read to the end whatever is found in them, so that there is another answer to look at."""
 _BLOCK_END = re.compile(r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*+>|]|#{1,6}|\d+[.)])[ \t])")
