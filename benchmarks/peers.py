@@ -14,9 +14,9 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -315,22 +315,27 @@ def states_file(dtype: str) -> str:
     return f"states-{dtype}.db"
 
 
-def write_states(path: Path, dtype: str, bundle: Bundle, passages: Sequence[StoredPassage]) -> float:
-    """Write passages' lower states below a float split reader; returns the bytes of a token's."""
+def write_states(bundle: Bundle, passages: Sequence[StoredPassage], paths: Mapping[str, Path]) -> dict[str, float]:
+    """Write passages' lower states below a float split reader to a file of each dtype; the bytes a token of each."""
     reader = FloatSplitReader(bundle)
 
-    def states(passage: StoredPassage) -> tuple[int, bytes]:
+    def states(passage: StoredPassage) -> tuple[int, Floats]:
         text = PassageBits(passage.text, NOTHING, np.empty(passage.tokens, np.float16), passage.heading)
-        found = reader.states(text, bundle.tokenize(passage.text).ids)
-        return passage.id, found[0].astype(dtype).tobytes()
+        return passage.id, reader.states(text, bundle.tokenize(passage.text).ids)[0]
 
-    path.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as connection, connection, ThreadPoolExecutor(bundle.threads) as pool:
-        connection.execute("CREATE TABLE states (id INTEGER PRIMARY KEY, states BLOB NOT NULL)")
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(bundle.threads))
+        files = {dtype: stack.enter_context(closing(sqlite3.connect(path))) for dtype, path in paths.items()}
+        for file in files.values():
+            file.execute("CREATE TABLE states (id INTEGER PRIMARY KEY, states BLOB NOT NULL)")
         for at in range(0, len(passages), BATCH):
-            connection.executemany("INSERT INTO states VALUES (?, ?)", pool.map(states, passages[at : at + BATCH]))
-        (size,) = connection.execute("SELECT sum(length(states)) FROM states").fetchone()
-    return float(size) / sum(passage.tokens for passage in passages)
+            made = list(pool.map(states, passages[at : at + BATCH]))
+            for dtype, file in files.items():
+                file.executemany("INSERT INTO states VALUES (?, ?)", [(i, h.astype(dtype).tobytes()) for i, h in made])
+                file.commit()
+        tokens = sum(passage.tokens for passage in passages)
+        sql = "SELECT sum(length(states)) FROM states"
+        return {dtype: float(file.execute(sql).fetchone()[0]) / tokens for dtype, file in files.items()}
 
 
 def write_checkpoint(folder: Path, full: Path, tokenizer: Path) -> None:

@@ -242,12 +242,11 @@ def choose(questions: Sequence[Question], count: int) -> list[Question]:
 def prepare(setup: Setup, names: Sequence[str], passages: Sequence[StoredPassage], tokenizer: Path) -> dict[str, float]:
     """Write the files that the readers of these names are made of; the bytes a token of those that keep states."""
     sizes = {}
-    for name in names:
-        dtype = name.removeprefix("states-")
-        if dtype != name:
-            assert setup.baselines is not None
-            bundle = Bundle.open(setup.baselines, threads=setup.threads)
-            sizes[name] = write_states(setup.file(states_file(dtype)), dtype, bundle, passages)
+    dtypes = [name.removeprefix("states-") for name in names if name.startswith("states-")]
+    if dtypes and setup.baselines is not None:
+        bundle = Bundle.open(setup.baselines, threads=setup.threads)
+        kept = write_states(bundle, passages, {dtype: setup.file(states_file(dtype)) for dtype in dtypes})
+        sizes = {f"states-{dtype}": size for dtype, size in kept.items()}
     if "pipeline" in names and setup.full is not None:
         write_checkpoint(setup.file(CHECKPOINT), setup.full, tokenizer)
     if "llama.cpp" in names and not setup.file(GGUF).exists():
