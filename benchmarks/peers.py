@@ -9,6 +9,7 @@ interpreter, store and retrieval are part of that, and `retrieval` has nothing e
 from __future__ import annotations
 
 import importlib.util
+import os
 import resource
 import signal
 import sqlite3
@@ -208,6 +209,8 @@ class LlamaCpp(Peer):
         import llama_cpp
 
         self._cpp, self._threads = llama_cpp, setup.threads
+        self._log = llama_cpp.llama_log_callback(lambda level, text, data: None)  # it says much
+        llama_cpp.llama_log_set(self._log, None)
         llama_cpp.llama_backend_init()
         settings = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(str(setup.file(GGUF)).encode(), settings)
@@ -227,8 +230,8 @@ class LlamaCpp(Peer):
         try:
             for at in range(0, len(ids), settings.n_batch):
                 part = ids[at : at + settings.n_batch]
-                batch = cpp.llama_batch_get_one((cpp.llama_token * len(part))(*part), len(part))
-                if cpp.llama_decode(context, batch):
+                tokens = (cpp.llama_token * len(part))(*part)  # the batch only points to it
+                if cpp.llama_decode(context, cpp.llama_batch_get_one(tokens, len(part))):
                     raise ModelError(f"llama.cpp cannot read {len(ids)} tokens: leave it out with --only")
             np.ctypeslib.as_array(cpp.llama_get_logits_ith(context, -1), (LLAMA.vocabulary,)).argmax()
         finally:
@@ -285,6 +288,7 @@ def left_out(name: str, setup: Setup) -> str | None:
 def serve(connection: Connection, name: str, setup: Setup) -> None:
     """A reader's process: (question, depth) in, `Turn` out until the connection closes; a `BtrError` goes out too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and closes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait do not take others' time
     try:
         peer = KINDS[name].make(setup)
         while True:
