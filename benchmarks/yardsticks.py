@@ -214,6 +214,9 @@ def indexing(bundle: Bundle, encoder: Bundle, notes: Sequence[tuple[str, str]], 
     Ours is all that `index` does: files are read, split, encoded and written. Embedding is given the passages and drops
     its vectors. Both encode one passage at a time on each thread.
     """
+    if len(notes) < 2:
+        return "Indexing: left out, for the store has fewer than two notes."
+    slices = min(slices, len(notes) - 1)
     spent: list[tuple[int, float, float]] = []
     with TokenStore.create(folder / "index.db", bundle.manifest.fingerprint, bundle.manifest.name) as store:
         for number in range(slices + 1):
