@@ -85,16 +85,21 @@ class FloatSplitReader(TextReader):
         (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
         return replace(question, states=states)
 
-    def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
-        """Start and end logits (n,) over a passage's tokens."""
+    def states(self, passage: PassageBits, ids: Sequence[int]) -> Floats:
+        """Lower states (1, n, d) of a passage's tokens."""
         before, after = self.bundle.surround(passage.heading)
         whole = np.array([[*before, *ids, *after]], dtype=np.int64)
         (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
+        body: Floats = states[:, len(before) : len(before) + len(ids)]
+        return body
+
+    def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
+        """Start and end logits (n,) over a passage's tokens."""
         inputs: dict[str, npt.NDArray[Any]] = {
             "question_states": question.states,
             "question_ids": question.ids,
             "ids": np.array([ids], dtype=np.int64),
-            "states": states[:, len(before) : len(before) + len(ids)],
+            "states": self.states(passage, ids),
         }
         start, end = self.bundle.run(SPLIT_UPPER, ["start", "end"], inputs)
         return start[0], end[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_widened_span_holds_the_span(text: str, data: st.DataObject) -> None:
 def test_reading_ranks_the_passage_that_answers_first(bundle: Bundle) -> None:
     texts = ["The garden has a pear tree.", "The database listens on port 5433.", "Coffee is ground at 17."]
     question = bundle.encode_question("What port does the database listen on?")
-    spans = ExtractiveReader(bundle).read(question, [passage(bundle, text) for text in texts])
+    spans = ExtractiveReader(bundle, margin=math.inf).read(question, [passage(bundle, text) for text in texts])
     assert spans[0].passage == 1
     assert "5433" in texts[1][spans[0].start : spans[0].end]
     assert sorted(span.passage for span in spans) == [0, 1, 2]
@@ -98,11 +99,15 @@ def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> 
     early = [
         bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs
     ]  # fmt: skip
-    spans = ExtractiveReader(bundle, finished=2).read(question, inputs)
+    spans = ExtractiveReader(bundle, 2, math.inf).read(question, inputs)
     assert {span.passage for span in spans} == set(np.argsort(early)[-2:])
-    everything = ExtractiveReader(bundle, finished=6).read(question, inputs)
+    everything = ExtractiveReader(bundle, 6, math.inf).read(question, inputs)
     assert [span for span in everything if span in spans] == spans  # what is left out changes nothing of the rest
     assert len(everything) == 6
+    first, _, third, fourth = sorted(early)[:-5:-1]
+    assert third - fourth > 0.01
+    for margin, count in ((0.0, 2), (first - third - 0.01, 2), (first - third, 3), (first - third + 0.01, 3)):
+        assert len(ExtractiveReader(bundle, 6, margin).read(question, inputs)) == count
 
 
 def test_nothing_to_read_gives_no_spans(bundle: Bundle) -> None:
