@@ -190,9 +190,8 @@ def ask_all(examination: Examination) -> dict[str, list[Outcome]]:
     }
 
 
-def open_task(task: str, questions: Sequence[Question], bundle: Bundle, store: TokenStore, every: int) -> Row:
+def open_row(task: str, outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
     """Exact match with any alias, and whether one of the first passages holds one."""
-    outcomes = ask_all(Examination(questions, bundle, store, every))
     ranks = [outcome.rank for outcome in outcomes["binarized"] if outcome.answerable]
     return Row(
         task,
@@ -201,22 +200,14 @@ def open_task(task: str, questions: Sequence[Question], bundle: Bundle, store: T
     )
 
 
-def mmlu(choices: Sequence[Choice], bundle: Bundle, store: TokenStore) -> Row:
-    """The choice for which the reader finds most when it is asked together with its question."""
-    length = bundle.manifest.question_tokens
+def choice_questions(choices: Sequence[Choice], bundle: Bundle) -> list[Question]:
+    """Each question with each of its choices."""
 
     def tokens(text: str) -> int:
         return len(bundle.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    asked = [
-        Question(joined(c.question, choice, tokens, length), (), None, "") for c in choices for choice in c.choices
-    ]
-    outcomes = ask_all(Examination(asked, bundle, store))
-    right = {}
-    for name, found in outcomes.items():
-        scores = iter([max(outcome.scores, default=-np.inf) for outcome in found])
-        right[name] = np.array([float(np.argmax([next(scores) for _ in c.choices]) == c.answer) for c in choices])
-    return Row("MMLU", right, chance=float(np.mean([1 / len(c.choices) for c in choices])))
+    limit = bundle.manifest.question_tokens
+    return [Question(joined(c.question, choice, tokens, limit), (), None, "") for c in choices for choice in c.choices]
 
 
 def joined(question: str, choice: str, tokens: Callable[[str], int], limit: int) -> str:
@@ -227,18 +218,35 @@ def joined(question: str, choice: str, tokens: Callable[[str], int], limit: int)
     return f"{' '.join(words)} {choice}"
 
 
-def fever(claims: Sequence[Choice], bundle: Bundle) -> tuple[Row, list[tuple[str, Doubles]]]:
-    """The row, and what other heads do on the same half: name -> 1 or 0 of each claim (q,)."""
-    asked, first = [], [0]
-    for claim in claims:
-        taken = [(claim.question, ""), *clozes(claim.question)]
-        asked += [Question(text, (answer,), claim.context, "") for text, answer in taken]
-        first.append(len(asked))
-    outcomes = ask_all(Examination(asked, bundle, None))
+def mmlu_row(choices: Sequence[Choice], outcomes: Mapping[str, Sequence[Outcome]]) -> Row:
+    """The choice for which the reader finds most is taken; `outcomes` are of `choice_questions`."""
+    right = {}
+    for name, found in outcomes.items():
+        scores = iter([max(outcome.scores, default=-np.inf) for outcome in found])
+        right[name] = np.array([float(np.argmax([next(scores) for _ in c.choices]) == c.answer) for c in choices])
+    return Row("MMLU", right, chance=float(np.mean([1 / len(c.choices) for c in choices])))
+
+
+def claim_questions(claim: Choice) -> list[Question]:
+    """A claim as it stands, then its clozes, each with what was taken out as its answer."""
+    return [
+        Question(text, (taken,), claim.context, "") for text, taken in [(claim.question, ""), *clozes(claim.question)]
+    ]
+
+
+def fever_row(
+    claims: Sequence[Choice], outcomes: Mapping[str, Sequence[Outcome]]
+) -> tuple[Row, list[tuple[str, Doubles]]]:
+    """
+    The row, and what other heads do on the same half: name -> 1 or 0 of each claim (q,).
+
+    `outcomes` are of all the claims' `claim_questions`.
+    """
+    ends = np.cumsum([0, *(len(claim_questions(claim)) for claim in claims)])
     labels = np.array([claim.answer for claim in claims])
     fitting = halves([claim.question for claim in claims])
     words = np.array([shared_words(claim.question, claim.context) for claim in claims])
-    found = {name: np.array([findings(told[a:b]) for a, b in pairwise(first)]) for name, told in outcomes.items()}
+    found = {name: np.array([findings(told[a:b]) for a, b in pairwise(ends)]) for name, told in outcomes.items()}
 
     def right(features: Doubles) -> Doubles:
         head = Head.fit(features[fitting], labels[fitting])
@@ -473,14 +481,20 @@ def measure(
             )
         print(table_line(*COLUMNS), "\n|" + "---|" * len(COLUMNS), sep="", flush=True)
         for task in tasks:
-            if task == "FEVER":
-                row, others = fever(choices[task], bundle)
+            every = 1
+            if task in OPEN:
+                rows, every = asked[task], step_of(len(asked[task]), questions)
             elif task == "MMLU":
-                assert store is not None
-                row = mmlu(choices[task], bundle, store)
+                rows = choice_questions(choices[task], bundle)
             else:
-                assert store is not None
-                row = open_task(task, asked[task], bundle, store, step_of(len(asked[task]), questions))
+                rows = [question for claim in choices[task] for question in claim_questions(claim)]
+            outcomes = ask_all(Examination(rows, bundle, None if task == "FEVER" else store, every))
+            if task in OPEN:
+                row = open_row(task, outcomes)
+            elif task == "MMLU":
+                row = mmlu_row(choices[task], outcomes)
+            else:
+                row, others = fever_row(choices[task], outcomes)
             print(line(row), flush=True)
             if note := near_chance(row):
                 notes.append(note)
