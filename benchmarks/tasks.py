@@ -153,12 +153,17 @@ def wiki_store(articles: Path, keep: Path, bundle: Bundle, limit: int | None) ->
     finished, unfinished, notes = keep / f"{name}.db", keep / f"{name}.unfinished.db", keep / f"notes-{limit or 'all'}"
     if finished.is_file():
         return finished
-    for number, row in enumerate(islice(lines_of(articles), limit)):
-        write_note(notes, number, row["title"], row["text"])
+    for number, row in enumerate(islice(lines_of(articles), limit), start=1):
+        try:
+            write_note(notes, number, row["title"], row["text"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{articles}:{number} is no object with title and text: correct it") from error
+        except OSError as error:
+            raise UsageError(f"{notes} cannot be written ({error.strerror}): give another folder to keep") from error
     with writing(unfinished, keep / f"{name}.lock", bundle.manifest) as store:
         report = index(store, bundle, [notes.absolute()], told_now_and_then())
-    for path, why in report.failed:
-        print(f"left out: {path}: {why}", file=sys.stderr)
+    if report.failed:
+        print(f"{len(report.failed):,} articles left out, the first: {': '.join(report.failed[0])}", file=sys.stderr)
     unfinished.rename(finished)
     return finished
 

@@ -266,6 +266,15 @@ def test_an_interrupted_store_is_gone_on_with_and_a_finished_one_used_again(
     assert wiki_store(articles, tmp_path / "keep", bundle, 3) == path
 
 
+def test_articles_that_cannot_be_made_notes_are_refused(tmp_path: Path, bundle: Bundle) -> None:
+    articles = gz(tmp_path / "wiki.gz", {"title": "A", "text": "b"}, {"title": "A"})
+    with pytest.raises(UsageError, match=r"wiki\.gz:2 is no object with title and text"):
+        wiki_store(articles, tmp_path / "keep", bundle, None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        wiki_store(articles, tmp_path / "file", bundle, None)
+
+
 def test_a_bundle_without_the_other_readers_is_told_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--with-baselines"):
         measure(tmp_path, tmp_path / "keep", EMBEDDED_BUNDLE, None, None, ["NQ"])
