@@ -179,22 +179,28 @@ def test_a_head_without_anything_to_go_by_takes_the_commonest_label() -> None:
     assert Head.fit(np.zeros((4, 2)), labels).predict(np.zeros((2, 2))).tolist() == [1, 1]
 
 
-def test_fever_is_judged_on_claims_that_were_not_fitted() -> None:
-    """What is taken out is found where the claim holds: a head learns that; the words shared say nothing."""
+@pytest.mark.parametrize("turned", [False, True])
+def test_fever_is_judged_on_claims_that_were_not_fitted(turned: bool) -> None:
+    """
+    A claim holds where what is taken out is found: a head learns that, the words shared say nothing.
+
+    Turned round in the half that is not fitted, it is always wrong there.
+    """
     claims = [Choice(f"Hansen came in {i}.", "Hansen came then.", ("yes", "no"), i % 2) for i in range(1000, 1100)]
+    fitted = halves([claim.question for claim in claims])
     told = []
-    for claim in claims:
+    for claim, fitting in zip(claims, fitted, strict=True):
         whole, year, name = claim_questions(claim)
-        found = year.answers[0] if claim.answer == 0 else "never"
+        holds = (claim.answer == 0) != (turned and not fitting)
         told += [
             outcome("x", 1, "", question=whole.text),
-            outcome(found, 1, *year.answers),
+            outcome(year.answers[0] if holds else "never", 1, *year.answers),
             outcome("x", 1, *name.answers),
         ]
     row, others = fever_row(claims, of_all(told))
     assert len(row.right["full"]) == 50
-    assert row.right["binarized"].mean() == 1
-    assert dict(others)["binarized, no words shared"].mean() == 1
+    assert row.right["binarized"].mean() == 1 - turned
+    assert dict(others)["binarized, no words shared"].mean() == 1 - turned
     assert row.chance == dict(others)["the majority label"].mean()
     assert abs(dict(others)["words shared, no reader"].mean() - 0.5) < 0.25
 
@@ -222,7 +228,8 @@ def test_readers_near_chance_are_named() -> None:
     half, all_ = np.tile([1.0, 0.0], 200), np.ones(400)
     note = near_chance(Row("FEVER", {"full": all_, "split": half, "binarized": half}, chance=0.5))
     assert note is not None and note.startswith("FEVER: split, binarized within two standard errors (5.0 points)")
-    assert near_chance(Row("FEVER", {"full": all_, "split": all_, "binarized": all_}, chance=0.5)) is None
+    above = (np.arange(400) < 0.56 * 400).astype(np.float64)
+    assert near_chance(Row("FEVER", {"full": all_, "split": above, "binarized": above}, chance=0.5)) is None
     assert near_chance(Row("NQ", {"full": half, "split": half, "binarized": half})) is None
 
 
