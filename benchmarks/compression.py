@@ -14,6 +14,7 @@ way, so differences are paired. Bytes count vectors, scales, masks, pointers and
 - content: the same, but common words keep none before the others.
 - runs: neighbours share vectors, common words like any other.
 - pooled: tokens of one id share a vector within a passage; the re-tokenized text is the pointer.
+- byte: every token's own vector, its scale in one byte as in a compacted store (store.codec).
 - lossless: what LZMA makes of a passage's bits, each token's XORed with the one's before. Nothing is lost.
 """
 
@@ -36,7 +37,7 @@ from app.evaluation import best, exact, f1, load_questions
 from app.places import EMBEDDED_BUNDLE
 from app.reader import ExtractiveReader, PassageBits
 from app.retriever import Retriever
-from store.codec import Bits, Floats, Packed, unpack
+from store.codec import Bits, Floats, Packed, decoded_scales, encoded_scales, unpack
 from store.runs import common_ids, compress, runs_kept
 from store.tokens import StoredPassage, TokenStore
 
@@ -192,6 +193,12 @@ def merge(bits: Bits, scale: Floats, keep: int) -> tuple[npt.NDArray[np.int64], 
     return index, np.packbits(signs > 0, axis=1), (np.abs(sums).mean(axis=1) / count).astype(np.float32)
 
 
+def byte(corpus: Corpus, _: float) -> Restored:
+    """Every token's own vector with a coarser scale."""
+    scale = decoded_scales(encoded_scales(corpus.scale)).astype(np.float32)
+    return corpus.bits, scale, corpus.bits.nbytes + 1.0 * len(scale)
+
+
 def lossless(corpus: Corpus, _: float) -> Restored:
     """The same vectors, coded against their neighbours."""
     filters = [{"id": lzma.FILTER_LZMA2, "lc": 0, "lp": 0, "pb": 0, "preset": 6}]
@@ -210,6 +217,7 @@ WAYS: dict[str, tuple[Callable[[Corpus, float], Restored], tuple[float, ...]]] =
     "runs": (runs, (0.53,)),
     "salient": (salient, (0.53,)),
     "pooled": (pooled, (0.0,)),
+    "byte": (byte, (0.0,)),
     "lossless": (lossless, (0.0,)),
 }
 """Name -> the way and its ratios; 0.53 of all tokens comes to 12 bytes."""

@@ -20,6 +20,17 @@ import json
 from pathlib import Path
 
 
+def write_note(out: Path, number: int, title: str, text: str) -> None:
+    """One note as OUT/NUMBER/TITLE.txt, unless it is there; what a file name cannot have is left out of the title."""
+    name = " ".join(title.replace("_", " ").replace("/", " ").split()).lstrip(".")
+    folder = out / f"{number:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.encode()[:100].decode(errors='ignore') or 'untitled'}.txt"
+    data = text.encode()
+    if not path.is_file() or path.stat().st_size != len(data):  # as it is where a killed run stopped
+        path.write_bytes(data)
+
+
 def main() -> None:
     """Write the notes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,10 +51,7 @@ def main() -> None:
                 halves[seen.setdefault(row["context"], len(seen)) % 2].append(json.dumps(row) + "\n")
                 if known:
                     continue
-                title = " ".join((row.get("title") or "context").replace("_", " ").replace("/", " ").split())
-                folder = options.out / f"{len(seen):06d}"
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / f"{title[:100]}.txt").write_bytes(row["context"].encode())
+                write_note(options.out, len(seen), row.get("title") or "context", row["context"])
     for name, rows in zip("ab", halves, strict=True):
         if options.halves:
             (options.halves / f"val-{name}.jsonl").write_text("".join(rows))
