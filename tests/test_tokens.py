@@ -203,7 +203,7 @@ def test_an_older_store_of_another_bundle_is_refused_before_it_is_migrated(tmp_p
     old_store(path)
     before = path.read_bytes()
     for attempt in (TokenStore.open, lambda path, other: TokenStore.create(path, other, "x")):
-        with pytest.raises(StoreError, match="made with bundle 0123456789abcdef, .* run btr-assistant index /notes$"):
+        with pytest.raises(StoreError, match=r"made with bundle 0123456789abcdef, .* run btr-assistant index /notes$"):
             attempt(path, "ffff")
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["old.db"]
