@@ -154,8 +154,9 @@ def index(
     """
     Bring the store up to date with folders or files, by absolute path.
 
-    A file that cannot be read is reported, and what was stored of it stays; one that is gone by then is left to the next
-    run. `check` is called several times a second and may raise to stop; `tell` is called with everything that changes.
+    A file that cannot be read is reported, and what was stored of it stays; one that is gone by then is left to the
+    next run. `check` is called several times a second and may raise to stop; `tell` is called with everything that
+    changes.
     """
     began = clock()
     plan = make_plan(Stored.of(store), [str(root) for root in roots], allow_deletions, check)
