@@ -296,6 +296,8 @@ class TokenStore:
                 raise StoreError(
                     f"{self.path} has schema {version}, this version knows {SCHEMA_VERSION}: upgrade btr-assistant"
                 )
+            if self.setting("fingerprint") is None:  # or before its last migration
+                raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
             if version < SCHEMA_VERSION:
                 if fingerprint is not None:
                     self._check_bundle(fingerprint)  # which migrating would not help
@@ -303,8 +305,6 @@ class TokenStore:
                     f"{self.path} has schema {version}, this version needs {SCHEMA_VERSION}: "
                     "run btr-assistant index once to migrate it"
                 )
-            if self.setting("fingerprint") is None:  # or before its settings
-                raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
         if fingerprint is not None:
             self._check_bundle(fingerprint)
 

@@ -161,6 +161,11 @@ def test_passages_from_which_no_code_block_can_be_made_are_named(run: Run, own_s
     assert "cannot be made from its passages" in outcome.out
 
 
+def test_a_note_of_no_source_is_damage_and_not_looked_for(run: Run, own_sample: Places) -> None:
+    execute("UPDATE documents SET source_id = 7 WHERE id = 2", own_sample.store)
+    refused(run("index"), 3, "is not a readable store", "belongs to no source", "restore BACKUP")
+
+
 def test_a_bug_in_our_own_sql_is_not_called_damage(own_sample: Places) -> None:
     with TokenStore.open(own_sample.store) as store, pytest.raises(sqlite3.OperationalError, match="syntax error"):
         store._rows("SELECT FROM WHERE")
