@@ -31,7 +31,7 @@ from app.retriever import Retriever
 from app.scope import parse_scope
 from app.tree import in_a_cloud
 from store.codec import Bits
-from store.errors import UsageError
+from store.errors import FormatError, UsageError
 from store.scope import EVERYTHING, Scope
 from store.tokens import StoredPassage, TokenStore
 
@@ -229,7 +229,10 @@ class Assistant:
             self._check_bits(found, bits)
             inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
             loaded = time.perf_counter()
-            spans = self._reader.read(encoded, inputs, cancelled, told)
+            try:
+                spans = self._reader.read(encoded, inputs, cancelled, told)
+            except FormatError as error:
+                raise self.store.damaged(str(error)) from error
             read = time.perf_counter()
         candidates, places = self._candidates(found, spans)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold

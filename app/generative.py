@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion
 from app.merging import groups, merge
-from app.reader import Cancelled, PassageBits, Span, each_passage, ignore, never, whole_words
+from app.reader import Cancelled, PassageBits, Span, each_passage, ignore, never, tokens_of, whole_words
 from store.bundle import CROSS, DECODER, UPPER
 from store.codec import Floats
 
@@ -69,7 +69,7 @@ class GenerativeReader:
 
     def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
         """Last encoder states (t, d) of question and passage, and how many tokens each stands for (t,)."""
-        ids = self.bundle.tokenize(passage.text).ids
+        ids = tokens_of(self.bundle, passage).ids
         stored: Arrays = {"bits": passage.bits[None], "scale": passage.scale[None]}
         return self.encode_above(question, ids, stored)
 

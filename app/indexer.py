@@ -154,8 +154,9 @@ def index(
     """
     Bring the store up to date with folders or files, by absolute path.
 
-    A file that cannot be read is reported, and what was stored of it stays. `check` is called several times a second
-    and may raise to stop; `tell` is called with everything that changes.
+    A file that cannot be read is reported, and what was stored of it stays; one that is gone by then is left to the
+    next run. `check` is called several times a second and may raise to stop; `tell` is called with everything that
+    changes.
     """
     began = clock()
     plan = make_plan(Stored.of(store), [str(root) for root in roots], allow_deletions, check)
@@ -176,7 +177,9 @@ def index(
         for done, (path, outcome) in enumerate(outcomes, start=1):
             name = encodable(str(path))
             source_id = sources[plan.owners[str(path)]]
-            if isinstance(outcome, DocumentError):
+            if isinstance(outcome, DocumentError) and not os.path.lexists(path):
+                report.notes -= 1  # gone since it was found: what that means, the next run finds out
+            elif isinstance(outcome, DocumentError):
                 _fail(store, source_id, name, str(outcome), report, tell)
             else:
                 store.put_document(source_id, outcome.document, outcome.passages)

@@ -20,9 +20,9 @@ from unicodedata import combining
 import numpy as np
 import numpy.typing as npt
 
-from app.bundle import Bundle, EncodedQuestion, Survey
+from app.bundle import Bundle, EncodedQuestion, Survey, TokenizedPassage
 from store.codec import Bits, Floats
-from store.errors import UsageError
+from store.errors import FormatError, UsageError
 
 MAX_ANSWER_TOKENS = 30
 FINISHED = 6
@@ -101,6 +101,19 @@ class Reader(Protocol):
         ...
 
 
+def tokens_of(bundle: Bundle, passage: PassageBits) -> TokenizedPassage:
+    """
+    The tokens of a stored passage's text.
+
+    Raises:
+        FormatError: If they are not as many as have bits: one or the other is damaged.
+    """
+    tokens = bundle.tokenize(passage.text)
+    if len(tokens.ids) != len(passage.scale):
+        raise FormatError(f"a passage of {len(tokens.ids)} tokens has bits for {len(passage.scale)}")
+    return tokens
+
+
 class ExtractiveReader:
     """
     Span reader over the upper graphs, one passage a thread.
@@ -125,7 +138,7 @@ class ExtractiveReader:
 
         def survey(index: int) -> None:
             passage = passages[index]
-            tokens = self._bundle.tokenize(passage.text)
+            tokens = tokens_of(self._bundle, passage)
             offsets[index] = tokens.offsets
             surveyed[index] = self._bundle.survey(question, tokens.ids, passage.bits, passage.scale)
 

@@ -45,8 +45,17 @@ class Stored:
 
     @classmethod
     def of(cls, store: TokenStore) -> Stored:
-        """Everything in a store."""
-        return cls(store.documents(), {source.id: source.root for source in store.sources()})
+        """
+        Everything in a store.
+
+        Raises:
+            StoreError: If a document belongs to no source.
+        """
+        documents, sources = store.documents(), {source.id: source.root for source in store.sources()}
+        for document in documents:
+            if document.source_id not in sources:
+                raise store.damaged(f"{document.path} belongs to no source")
+        return cls(documents, sources)
 
 
 @dataclass(frozen=True)

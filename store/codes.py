@@ -192,6 +192,9 @@ class Blocks:
             except (StoreError, ValueError) as error:
                 yield str(error)
                 continue
+            except (TypeError, OverflowError):  # a passage's row that holds what cannot be
+                yield f"code block {block} cannot be made from its passages"
+                continue
             stored = zip((found.places + first).tolist(), found.owners.tolist(), found.codes, strict=True)
             if [(i, owner, code.tobytes()) for i, owner, code in stored] != rows:
                 yield f"code block {block} is not what its passages say"

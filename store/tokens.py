@@ -267,6 +267,8 @@ class TokenStore:
             raise StoreError(f"{self.path} is not a store of btr-assistant: give another place with --store")
         if version > SCHEMA_VERSION:
             return
+        if version:
+            self._check_bundle(fingerprint)  # what is refused is left as it is
         self._connection.execute("PRAGMA journal_mode = WAL")  # a copy, or a killed restore, may have left another one
         if version < SCHEMA_VERSION:
             from sqlite_utils import Database
@@ -294,20 +296,27 @@ class TokenStore:
                 raise StoreError(
                     f"{self.path} has schema {version}, this version knows {SCHEMA_VERSION}: upgrade btr-assistant"
                 )
+            if self.setting("fingerprint") is None:  # or before its last migration
+                raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
             if version < SCHEMA_VERSION:
+                if fingerprint is not None:
+                    self._check_bundle(fingerprint)  # which migrating would not help
                 raise StoreError(
                     f"{self.path} has schema {version}, this version needs {SCHEMA_VERSION}: "
                     "run btr-assistant index once to migrate it"
                 )
-            made_with = self.setting("fingerprint")
-        if made_with is None:  # or before its settings
-            raise StoreError(f"no notes are indexed yet, {self.path} is empty: {_INDEX_FIRST}")
-        if fingerprint is not None and made_with != fingerprint:
-            roots = " ".join(shlex.quote(source.root) for source in self.sources()) or "FOLDER"
+        if fingerprint is not None:
+            self._check_bundle(fingerprint)
+
+    def _check_bundle(self, fingerprint: str) -> None:
+        """Refuse what another bundle made, whatever its schema; a store without settings is nobody's yet."""
+        made_with = self.setting("fingerprint")
+        if made_with not in (None, fingerprint):
+            roots = " ".join(shlex.quote(str(root)) for (root,) in self._rows("SELECT root FROM sources ORDER BY root"))
             raise StoreError(
                 f"{self.path} was made with bundle {made_with}, this is bundle {fingerprint}: go back to "
                 f"{self.setting('model')} ({made_with} in btr-assistant model list) with btr-assistant model use, "
-                f"or move it away and run btr-assistant index {roots}"
+                f"or move it away and run btr-assistant index {roots or 'FOLDER'}"
             )
 
     def damaged(self, reason: str) -> StoreError:

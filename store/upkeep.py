@@ -2,8 +2,10 @@
 A store as a file: what it says it is, whether it is whole, its copies.
 
 A copy is made by SQLite's backup API in one step, so it is one moment of a store that is being written, and becomes a
-file of its own without a log beside it. A copy takes a store's place by one rename, after the log of the store that
-stood there is gone: SQLite would replay it into the new file.
+file of its own without a log beside it. A backup has another name, and is locked, until it is found whole: one under
+such a name that nobody holds was killed, and the next backup into that folder removes it, for it holds the notes' text.
+A copy takes a store's place by one rename, after the log of the store that stood there is gone: SQLite would replay it
+into the new file.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import itertools
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ KEPT = ".before-restore"
 """Ending of the store that a restored one took the place of."""
 _PART = ".restoring"
 """Ending of a copy that is about to become the store."""
+UNFINISHED = ".unfinished-backup"
+"""Ending of a copy that is about to become a backup."""
 LOGS = ("-wal", "-shm", "-journal")
 """Endings of the files that SQLite keeps beside a store."""
 _MOST_PROBLEMS = 5
@@ -101,8 +104,12 @@ def check_usable(path: Path, fingerprint: str) -> Identity:
 def pages(path: Path, quick: bool = False) -> Finding:
     """Whether SQLite can read every page and row; the quick way leaves indexes out."""
     with _connection(path) as connection:
-        rows = _tried(connection, f"PRAGMA {'quick' if quick else 'integrity'}_check({_MOST_PROBLEMS})")
-    return Finding("pages", tuple(row for row in rows if row != "ok"))
+        return Finding("pages", tuple(_problems(connection, quick)))
+
+
+def _problems(connection: sqlite3.Connection, quick: bool) -> list[str]:
+    rows = _tried(connection, f"PRAGMA {'quick' if quick else 'integrity'}_check({_MOST_PROBLEMS})")
+    return [row for row in rows if row != "ok"]
 
 
 def references(path: Path) -> Finding:
@@ -172,25 +179,25 @@ def back_up(store: Path, target: Path) -> int:
 
     Raises:
         UsageError: If there is something under that name.
+        BusyError: If another backup is being written there.
         StoreError: If there is no store, or it cannot be copied.
     """
     identify(store)
     if os.path.lexists(target):
         raise UsageError(f"{target} exists and is not overwritten: give another name, or remove it")
+    part = beside(target, UNFINISHED)
+    _discard_unfinished(target.parent)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        raise BusyError(f"another backup is writing {part}: wait for it to finish, or give another name") from None
     except OSError as error:
         raise UsageError(f"cannot write to {target.parent} ({error.strerror}): give another folder") from error
-    os.close(handle)
-    part = Path(name)
     try:
-        _copy(store, part, "DELETE")
-        problems = pages(part, quick=True).problems
-        if problems:
-            raise StoreError(f"{store} is damaged ({problems[0]}), so is a copy: run btr-assistant verify")
+        _copy(store, part, "DELETE", check=True)
         part.rename(target)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
     return target.stat().st_size
 
 
@@ -238,11 +245,26 @@ def discard_part(store: Path) -> None:
         _remove(beside(store, _PART))
 
 
-def _copy(source: Path, target: Path, journal: str) -> None:
-    """One moment of a store into an empty file, which is whole without a log."""
+def _discard_unfinished(folder: Path) -> None:
+    """Remove what backups that were killed have left in a folder; what cannot be opened, or is in use, stays."""
+    for part in folder.glob(f"*{UNFINISHED}"):
+        with suppress(OSError, StoreError):
+            if not is_locked(part):
+                _remove(part)
+
+
+def _copy(source: Path, target: Path, journal: str, check: bool = False) -> None:
+    """One moment of a store into an empty file, which is whole without a log; locked until it is checked, if it is."""
     with _connection(source) as reading, _connection(target) as writing:
+        if check:
+            writing.execute("PRAGMA locking_mode = EXCLUSIVE")
+            writing.execute("BEGIN EXCLUSIVE")
+            writing.execute("COMMIT")  # the lock stays
         reading.backup(writing)  # one step: a writer goes on meanwhile, and the copy never starts again
         writing.execute(f"PRAGMA journal_mode = {journal}")
+        problems = _problems(writing, quick=True) if check else []
+    if problems:
+        raise StoreError(f"{source} is damaged ({problems[0]}), so is a copy: run btr-assistant verify")
 
 
 def _release(store: Path) -> None:

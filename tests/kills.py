@@ -474,9 +474,8 @@ class Scenario:
         self._files = self._listed()
 
     def _listed(self) -> set[str]:
-        """The files of the home, without the logs of SQLite and the unfinished copy of a killed `backup`."""
-        names = {file.name for file in self.stage.home.iterdir()}
-        return {name for name in names if not name.endswith(LOGS) and not name.startswith(".backup.db")}
+        """The files of the home, without the logs of SQLite."""
+        return {file.name for file in self.stage.home.iterdir() if not file.name.endswith(LOGS)}
 
     def _rehearse(self) -> None:
         """Run the commands undisturbed, and remember what there was to be disturbed."""

@@ -21,6 +21,7 @@ from app.indexer import index
 from app.places import EMBEDDED_BUNDLE, Places
 from store.errors import StoreError
 from store.tokens import TokenStore
+from store.upkeep import UNFINISHED
 from tests.conftest import Run, contents, new_store, rows, run_index
 from tests.test_cli import PROGRAM, QUESTION, refused
 
@@ -158,7 +159,7 @@ def test_every_command_on_a_full_disk_ends_with_a_sentence(run: Run, notes: Path
     for command in (["cleanup"], ["forget", notes / "000.md", "--yes"], ["backup", small_disk / "b.db"]):
         outcome = run("--store", store, *command)
         assert outcome.code in (0, 3), (command, outcome)
-    assert not [path.name for path in small_disk.iterdir() if path.name.startswith(".b.db")]
+    assert not [path.name for path in small_disk.iterdir() if UNFINISHED in path.name]
     assert run("--store", store, "ask", QUESTION).code in (0, 1)
     assert run("--store", store, "verify").code == 0
     for path in list(notes.iterdir())[3:]:

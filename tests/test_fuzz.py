@@ -134,6 +134,7 @@ def test_a_number_of_five_thousand_digits_is_no_notebook() -> None:
         "DROP TABLE documents",
         "DROP TABLE settings",
         "UPDATE passages SET text = x'ff00'",
+        "UPDATE passages SET text = text || ' boiler'",
         "UPDATE passages SET anchors = '[[1]]'",
         "UPDATE passages SET anchors = 'x'",
         "UPDATE passages SET code = substr(code, 1, 3) WHERE id = 2",
@@ -150,6 +151,19 @@ def test_a_number_of_five_thousand_digits_is_no_notebook() -> None:
 def test_a_store_whose_rows_are_not_what_was_stored_is_refused(run: Run, own_sample: Places, sql: str) -> None:
     execute(sql, own_sample.store)
     refused(run("ask", QUESTION), 3, "is not a readable store", "restore BACKUP")
+
+
+@pytest.mark.parametrize("sql", ["UPDATE passages SET code = -9", "UPDATE passages SET document_id = -5 WHERE id = 2"])
+def test_passages_from_which_no_code_block_can_be_made_are_named(run: Run, own_sample: Places, sql: str) -> None:
+    execute(sql, own_sample.store)
+    outcome = run("verify")
+    assert outcome.code == 3
+    assert "cannot be made from its passages" in outcome.out
+
+
+def test_a_note_of_no_source_is_damage_and_not_looked_for(run: Run, own_sample: Places) -> None:
+    execute("UPDATE documents SET source_id = 7 WHERE id = 2", own_sample.store)
+    refused(run("index"), 3, "is not a readable store", "belongs to no source", "restore BACKUP")
 
 
 def test_a_bug_in_our_own_sql_is_not_called_damage(own_sample: Places) -> None:

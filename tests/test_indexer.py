@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle import Bundle, EncodedPassage
-from app.indexer import Progress, index, writer_lock
+from app.indexer import Change, Progress, index, writer_lock
 from store.errors import StoreError, UsageError
 from store.tokens import TokenStore
 from tests.conftest import SAMPLE_NOTES, contents, new_store, rows, run_index
@@ -179,6 +179,28 @@ def test_an_unreadable_file_is_reported_and_its_earlier_content_stays(
     write(notes, a="Alpha again.")
     assert run_index(store, bundle, notes).failed == store.failures() == []
     assert sorted(texts(store)) == ["Alpha again.", "Beta."]
+
+
+def test_a_note_that_goes_while_the_run_is_at_work_is_no_failure(
+    notes: Path, store: TokenStore, bundle: Bundle
+) -> None:
+    """Editors and synchronisation make files and take them away within a moment."""
+    write(notes, a="Alpha.", b="Beta.", z="Zeta.")
+    run_index(store, bundle, notes)
+    write(notes, a="Alpha, edited.", b="Beta, edited.", c="Gamma.")
+    (notes / "z.md").unlink()
+    (notes / "broken.md").symlink_to("nowhere")
+
+    def tell(change: Change) -> None:
+        if change.what == "removed":  # which comes after the files were found and before they are read
+            (notes / "b.md").unlink()
+            (notes / "c.md").unlink()
+
+    report = index(store, bundle, [notes], tell=tell)
+    assert [Path(path).name for path, _ in report.failed] == ["broken.md"]
+    assert (report.indexed, report.removed, report.notes) == (1, 1, 2)
+    assert names(store) == ["a.md", "b.md"]
+    assert run_index(store, bundle, notes).removed == 1
 
 
 def test_a_file_that_turned_binary_keeps_its_text_until_it_is_removed(

@@ -11,7 +11,7 @@ import pytest
 
 from app.bundle import Bundle
 from store.errors import StoreError
-from store.tokens import TokenStore
+from store.tokens import SCHEMA_VERSION, TokenStore
 from tests.conftest import Run
 from tests.kills import SCENARIOS, SECRET, Fault, Harness, Scenario, differences, state_of
 from tests.test_cli import BOILER, QUESTION, execute, refused
@@ -125,8 +125,10 @@ def test_a_first_run_that_was_killed_before_its_settings_has_indexed_nothing_yet
     fingerprint, path = bundle.manifest.fingerprint, tmp_path / "a.db"
     TokenStore.create(path, fingerprint, "x").close()
     execute("DELETE FROM settings", path)
-    with pytest.raises(StoreError, match="no notes are indexed yet"):
-        TokenStore.open(path, fingerprint)
+    for version in (SCHEMA_VERSION - 2, SCHEMA_VERSION):  # between two migrations, or after them
+        execute(f"PRAGMA user_version = {version}", path)
+        with pytest.raises(StoreError, match="no notes are indexed yet"):
+            TokenStore.open(path, fingerprint)
     TokenStore.create(path, fingerprint, "x").close()
     TokenStore.open(path, fingerprint).close()
 

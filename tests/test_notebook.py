@@ -84,3 +84,7 @@ def test_a_notebook_of_an_old_format_is_refused() -> None:
 @pytest.mark.parametrize("source", [None, 1, [1, None], {"a": 1}, ["\ud83d ok"]])
 def test_a_cell_without_text_is_left_out(source: Any) -> None:
     assert read(notebook({"cell_type": "markdown", "source": source})).text.strip() in ("", "\ufffd ok")
+
+
+def test_half_a_character_in_a_title_is_replaced() -> None:
+    assert read(b'{"cells": [], "metadata": {"title": "\\udcff Boiler"}}').title == "\ufffd Boiler"

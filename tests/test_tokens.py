@@ -198,6 +198,17 @@ def test_a_store_of_another_bundle_is_refused_and_kept(store: TokenStore) -> Non
     assert store.counts().notes == 1
 
 
+def test_an_older_store_of_another_bundle_is_refused_before_it_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    old_store(path)
+    before = path.read_bytes()
+    for attempt in (TokenStore.open, lambda path, other: TokenStore.create(path, other, "x")):
+        with pytest.raises(StoreError, match=r"made with bundle 0123456789abcdef, .* run btr-assistant index /notes$"):
+            attempt(path, "ffff")
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["old.db"]
+
+
 def test_anchors_read_back_as_they_were_put(store: TokenStore) -> None:
     anchors = ((3, 12, 4, None), (7, 7, 1, 2))
     store.put_document(store.add_source("/"), document(), [replace(passage("text"), anchors=anchors), passage("text")])

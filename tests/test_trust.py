@@ -409,6 +409,38 @@ def test_a_backup_in_the_middle_of_a_writing_transaction_is_what_was_committed(
     assert upkeep.pages(tmp_path / "b.db").problems == ()
 
 
+def test_a_backup_clears_away_what_killed_ones_left_and_nothing_else(run: Run, private: Places, tmp_path: Path) -> None:
+    abandoned, held, other = (tmp_path / f"{name}.db{upkeep.UNFINISHED}" for name in ("a", "b", "c"))
+    for path in (abandoned, held):
+        shutil.copy(private.store, path)
+    upkeep.beside(abandoned, "-journal").write_bytes(b"")
+    other.write_text("not SQLite at all\n" * 100)
+    with sqlite3.connect(held, isolation_level=None) as running:
+        running.execute("BEGIN EXCLUSIVE")
+        refused(run("backup", tmp_path / "b.db"), 3, "another backup is writing", "wait for it to finish")
+        assert run("backup", tmp_path / "today.db").code == 0
+        running.execute("ROLLBACK")
+    running.close()
+    assert {path for path in tmp_path.iterdir() if upkeep.UNFINISHED in path.name} == {held, other}
+    assert run("backup", tmp_path / "b.db").code == 0
+    assert not held.exists()
+
+
+def test_a_backup_is_locked_while_it_is_written(
+    private: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, unwatched = [], upkeep._problems
+
+    def check(connection: sqlite3.Connection, quick: bool) -> list[str]:
+        locked.append(upkeep.is_locked(tmp_path / f"b.db{upkeep.UNFINISHED}"))
+        return unwatched(connection, quick)
+
+    monkeypatch.setattr(upkeep, "_problems", check)
+    upkeep.back_up(private.store, tmp_path / "b.db")
+    assert locked == [True]
+    assert not upkeep.is_locked(tmp_path / "b.db")
+
+
 def test_what_is_restored_answers_and_what_was_there_is_kept(run: Run, notes: Path, home: Path, tmp_path: Path) -> None:
     (notes / "a.md").write_text(BOILER)
     run("index", notes)

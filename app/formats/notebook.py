@@ -79,7 +79,7 @@ def read(data: bytes) -> Content:
     return Content(
         found.text,
         found.kind,
-        title=str(title) if isinstance(title, str) else first.path[-1] if first and opens and first.path else "",
+        title=encodable(title) if isinstance(title, str) else first.path[-1] if first and opens and first.path else "",
         headings=found.headings,
         anchors=found.anchors,
     )
