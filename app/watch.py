@@ -17,7 +17,7 @@ from app.bundle import Bundle
 from app.display import plain, short
 from app.indexer import Change, index, writing
 from app.tree import IGNORE_FILES, is_note
-from store.errors import BusyError, UsageError
+from store.errors import BusyError
 from store.tokens import TokenStore, is_inside
 
 MOST_LISTED = 20
@@ -118,32 +118,20 @@ def matters(path: str, roots: Sequence[str]) -> bool:
 
 
 def file_events(roots: Sequence[str], debounce: float) -> Iterator[set[str]]:
-    """
-    The paths that changed under some roots, once they have been quiet for some seconds; forever.
-
-    Raises:
-        UsageError: If the system cannot watch so many folders.
-    """
+    """The paths that changed under some roots, once they have been quiet for some seconds; forever."""
     there = [root for root in roots if Path(root).exists()]
     while not there:
         time.sleep(TICK)
         yield set()
     from watchfiles import watch
 
-    try:
-        for changes in watch(
-            *there,
-            watch_filter=None,
-            debounce=int(10_000 * debounce),  # at the latest, however busy they are
-            step=int(1000 * debounce),
-            rust_timeout=int(1000 * TICK),
-            yield_on_timeout=True,
-            ignore_permission_denied=True,
-        ):
-            yield {path for _, path in changes}
-    except OSError as error:  # Linux watches a limited number of folders
-        reason = str(error).partition(" about ")[0].rstrip(".")
-        raise UsageError(
-            f"these folders cannot be watched ({reason}): raise fs.inotify.max_user_watches, "
-            "or run btr-assistant index now and then instead"
-        ) from error
+    for changes in watch(
+        *there,
+        watch_filter=None,
+        debounce=int(10_000 * debounce),  # at the latest, however busy they are
+        step=int(1000 * debounce),
+        rust_timeout=int(1000 * TICK),
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    ):
+        yield {path for _, path in changes}

@@ -16,7 +16,6 @@ import pytest
 from app.bundle import Bundle
 from app.indexer import writer_lock
 from app.watch import Watch, file_events, matters
-from store.errors import UsageError
 from store.tokens import TokenStore
 from tests.conftest import new_store, run_index
 from tests.test_indexer import write
@@ -156,16 +155,6 @@ def test_events_of_a_folder_that_is_not_there_are_none(tmp_path: Path, monkeypat
     monkeypatch.setattr("app.watch.TICK", 0.01)
     events = file_events([str(tmp_path / "nowhere")], debounce=0.1)
     assert [next(events), next(events)] == [set(), set()]
-
-
-def test_more_folders_than_the_system_can_watch_are_a_sentence(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> Iterator[set[tuple[int, str]]]:
-        raise OSError('OS file watch limit reached. about ["/x"] (Error { kind: MaxFilesWatch })')
-        yield
-
-    monkeypatch.setattr("watchfiles.watch", refuse)
-    with pytest.raises(UsageError, match=r"cannot be watched \(OS file watch limit reached\): raise fs\.inotify"):
-        next(file_events([str(notes)], debounce=0.1))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
