@@ -246,7 +246,7 @@ def test_every_nth_question_is_asked_and_the_others_still_say_what_an_article_is
     (notes / "pear.txt").write_text("The pear tree was planted in November.")
     index(store, bundle, [notes])
     questions = [Question("When was the boiler serviced?", (c[27:-1],), c, "Boiler") for c in contexts]
-    asked = Examination(questions, bundle, store, every=2).ask("binarized", 20, without=True)
+    asked = Examination(questions, bundle, store, every=2, finished=3).ask("binarized", 20, without=True)
     assert [o.answerable for o in asked] == [True, False]
     assert asked[0].rank in (1, 2)
     assert len(asked[0].answers) == 3
