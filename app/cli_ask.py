@@ -79,12 +79,20 @@ def ask(
     else:
         _print_answer(answer)
     if answer.abstained:
+        _tell_if_indexing(places)
         sys.exit(NOTHING_FOUND)
 
 
 def _warn_if_empty(assistant: Assistant, scope: Scope) -> None:
     if scope and not assistant.count_notes(scope):
         click.echo(f"No notes match {plain(scope.text)}.", err=True)
+
+
+def _tell_if_indexing(places: Places) -> None:
+    from app.indexer import is_written
+
+    if is_written(places.lock):
+        click.echo("Notes are being indexed at the moment: what is not read yet cannot be found.", err=True)
 
 
 @click.command()
@@ -117,6 +125,7 @@ def search(places: Places, query: str, as_json: bool, limit: int, filters: tuple
     if not results:
         if not as_json:
             click.echo("Nothing found.", err=True)
+        _tell_if_indexing(places)
         sys.exit(NOTHING_FOUND)
 
 

@@ -15,7 +15,7 @@ import click
 
 from app import complete
 from app.cli_base import FILES_FAILED, REFUSED, confirm, json_option, pass_places, print_json, yes_option
-from app.display import plain, short
+from app.display import many, plain, short
 from app.places import Places
 from store.errors import UsageError
 
@@ -126,7 +126,7 @@ def _print_report(report: Report, quiet: bool) -> None:
     moved = f"{report.moved:,} moved, " if report.moved else ""
     restored = f"{report.restored:,} restored, " if report.restored else ""
     click.echo(
-        f"{report.notes:,} notes: {report.indexed:,} indexed, {report.unchanged:,} unchanged, {moved}{restored}"
+        f"{many(report.notes, 'note')}: {report.indexed:,} indexed, {report.unchanged:,} unchanged, {moved}{restored}"
         f"{report.removed:,} removed, {len(report.failed):,} failed; "
         f"{report.tokens:,} tokens in {report.seconds:.1f} s{pace}",
         err=True,
@@ -233,7 +233,7 @@ def sources_list(places: Places, as_json: bool) -> None:
         print_json({"sources": rows})
     for row in () if as_json else rows:
         missing = "" if row["present"] else "  (not there now)"
-        click.echo(f"{plain(row['path'])}  {row['notes']:,} notes{missing}")
+        click.echo(f"{plain(row['path'])}  {many(row['notes'], 'note')}{missing}")
 
 
 @sources.command("add")
@@ -285,9 +285,9 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool, as_json:
         if as_json:
             print_json({"path": root, "notes": notes, "removed": False})
             return
-        click.echo(f"{plain(root)}: {notes:,} notes would be forgotten. Nothing was changed.", err=True)
+        click.echo(f"{plain(root)}: {many(notes, 'note')} would be forgotten. Nothing was changed.", err=True)
         return
-    what = f"{notes:,} notes of {root}"
+    what = f"{many(notes, 'note')} of {root}"
     confirm(
         yes, f"{what} would be forgotten", f"Forget {what}? The files stay.", "add --yes, or --dry-run to look first"
     )
@@ -297,7 +297,7 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool, as_json:
     if as_json:
         print_json({"path": root, "notes": notes, "removed": True})
         return
-    click.echo(f"forgot {notes:,} notes of {plain(root)}", err=True)
+    click.echo(f"forgot {many(notes, 'note')} of {plain(root)}", err=True)
 
 
 @click.command()
@@ -442,7 +442,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     click.echo(f"instead    {instead}")
     if ratios:
         left = counts.stored_passages - counts.compressed
-        again = f", {left:,} passages not yet: run btr-assistant compact" if left else ""
+        again = f", {many(left, 'passage')} not yet: run btr-assistant compact" if left else ""
         click.echo(f"compacted  with ratio {max(ratios):g}{again}")
     click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
     click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
@@ -465,7 +465,7 @@ class _ProgressLine:
         self._shown = progress.seconds
         left = round(progress.seconds_left)
         self._stream.write(
-            f"\r\x1b[K{progress.done:,} of {progress.total:,} notes · {progress.notes_per_second:,.0f} notes/s · "
+            f"\r\x1b[K{progress.done:,} of {many(progress.total, 'note')} · {progress.notes_per_second:,.0f} notes/s · "
             f"{left // 60}:{left % 60:02d} left"
         )
         self._stream.flush()

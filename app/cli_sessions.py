@@ -27,7 +27,7 @@ from app.cli_base import (
     print_json,
     yes_option,
 )
-from app.display import plain
+from app.display import many, plain
 from app.places import Places
 from store.errors import UsageError
 
@@ -229,7 +229,7 @@ def sessions_delete(places: Places, session: tuple[int, ...], yes: bool, dry_run
         chosen = [store.session(session_id) for session_id in dict.fromkeys(session)]
         if not as_json and (dry_run or not yes):
             for found in chosen:
-                click.echo(f"{found.id}  {found.turns:,} questions  {plain(found.name, 80)}", err=not dry_run)
+                click.echo(f"{found.id}  {many(found.turns, 'question')}  {plain(found.name, 80)}", err=not dry_run)
         what = f"{len(chosen):,} sessions"
         rows = [summary(found) for found in chosen]
         if dry_run:
@@ -279,7 +279,7 @@ def evaluate_mine(places: Places, only_rows: bool, as_json: bool) -> None:
                 f"{plain(row['answer'] or 'not in your notes')} (expected: {plain(expected)})"
             )
     click.echo(
-        f"{figures['questions']:,} questions: {figures['right']:,} right, {figures['wrong']:,} wrong, "
+        f"{many(figures['questions'], 'question')}: {figures['right']:,} right, {figures['wrong']:,} wrong, "
         f"{figures['changed']:,} with another answer than the wrong one; "
         f"{figures['mended']:,} mended, {figures['lost']:,} lost since they were marked"
     )

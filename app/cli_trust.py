@@ -19,7 +19,7 @@ import click
 
 from app import complete
 from app.cli_base import Counter, confirm, json_option, pass_places, print_json, yes_option
-from app.display import plain
+from app.display import many, plain
 from app.places import Places
 from store.errors import StoreError, UsageError
 
@@ -243,10 +243,10 @@ def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -
         return
     per_token = f"{done.before.bytes_per_token:.1f} -> {done.after.bytes_per_token:.1f} bytes a token"
     if freed is None:
-        click.echo(f"ratio {ratio:g}: {done.changed:,} passages would shrink, {per_token}")
+        click.echo(f"ratio {ratio:g}: {many(done.changed, 'passage')} would shrink, {per_token}")
         click.echo("Nothing was changed.", err=True)
         return
-    click.echo(f"ratio {ratio:g}: {done.changed:,} passages, {per_token}, {freed / 1e6:.1f} MB freed", err=True)
+    click.echo(f"ratio {ratio:g}: {many(done.changed, 'passage')}, {per_token}, {freed / 1e6:.1f} MB freed", err=True)
 
 
 @click.command()
@@ -286,7 +286,7 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
             click.echo(plain(path), err=not dry_run)
         if len(listed) > _MOST_LISTED and not dry_run:
             click.echo(f"and {len(listed) - _MOST_LISTED:,} more", err=True)
-    notes = f"{len(chosen.documents):,} notes"
+    notes = many(len(chosen.documents), "note")
     if dry_run:
         click.echo(f"{notes} would be forgotten. Nothing was changed.", err=True)
         return

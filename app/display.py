@@ -19,6 +19,11 @@ def plain(text: str, longest: int | None = None) -> str:
     return text if longest is None or len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
+def many(count: int, noun: str) -> str:
+    """A number of things: 1 note, 1,204 notes."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def short(path: str) -> str:
     """A path as a person would write it: relative to here or to home, where that is shorter."""
     options = [path]

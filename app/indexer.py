@@ -124,6 +124,19 @@ def writer_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_written(lock: Path) -> bool:
+    """Whether a run writes to the store of this lock at the moment."""
+    if not lock.exists():
+        return False
+    try:
+        with writer_lock(lock):
+            return False
+    except BusyError:
+        return True
+    except StoreError:  # a folder that cannot be written to
+        return False
+
+
 @contextmanager
 def writing(store: Path, lock: Path, manifest: Manifest) -> Iterator[TokenStore]:
     """

@@ -14,7 +14,7 @@ from typing import Any
 
 from app import SCHEMA_VERSION
 from app.assistant import Answer, Candidate, Source, Timings
-from app.display import plain
+from app.display import many, plain
 from store.sessions import NewTurn, Session, Turn
 
 
@@ -77,7 +77,7 @@ def summary(session: Session) -> dict[str, Any]:
 
 def to_markdown(session: Session, turns: Sequence[Turn]) -> str:
     """A session as a note of its own: a heading a question, the answer, its quote and place."""
-    parts = [f"# {plain(session.name)}", f"{_day(session.created_at)}, {session.turns:,} questions"]
+    parts = [f"# {plain(session.name)}", f"{_day(session.created_at)}, {many(session.turns, 'question')}"]
     for turn in turns:
         answer = answer_of(turn)
         parts.append(f"## {plain(turn.question)}")

@@ -5,9 +5,10 @@ The chat as a person at a terminal has it: from its start to the prompt, and fro
 
 Made-up notes (`benchmarks.synthetic`) are indexed once into FOLDER, and found there again. The real program then runs
 in a pseudo-terminal: it is started five times and left at its prompt, and once asked three questions that do not count
-and `--questions` that do. An answer is on the screen when the last line of its card has been written, which holds the
-milliseconds that the engine took; the difference is what the chat adds: its worker, the card, layout, the terminal.
-While it is asked, the chat looks for notes that changed, as it always does (`--no-rescan` leaves that out).
+and `--questions` that do, each in a new session. An answer is on the screen when the last line of its card has been
+written, which holds the milliseconds that the engine took; the difference is what the chat adds: its worker, the card,
+layout, the terminal. While it is asked, the chat looks for notes that changed, as it always does (`--no-rescan` leaves
+that out).
 
 With `--quick` only some hundred passages are encoded, and every other is given the bits of parts of these. Text, sizes,
 search index and the work of a question are the same; what is answered means nothing.
@@ -158,6 +159,8 @@ def ask(environment: dict[str, str], asked: list[str], *arguments: str) -> list[
     terminal.wait(re.compile(re.escape(OPEN)))
     seconds = []
     for question in asked:
+        terminal.press("/new\r")  # no older card that is painted again and taken for the answer
+        time.sleep(0.5)
         terminal.press(question)
         time.sleep(0.3)  # a person looks before pressing Enter; the letters are painted
         pressed = terminal.press("\r")

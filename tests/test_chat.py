@@ -592,7 +592,7 @@ def test_the_assistant_indexes_what_changed_unless_told_otherwise(notes: Path, t
         assert engine.notes() == 1
     with AssistantEngine(places) as engine:
         engine.open()
-        assert engine.rescan(show, lambda: False) == ["1 notes could not be indexed: see btr-assistant status --failed"]
+        assert engine.rescan(show, lambda: False) == ["1 note could not be indexed: see btr-assistant status --failed"]
         assert progress[-1] == "2 of 2 changed notes indexed"
         assert (engine.notes(), engine.count_notes(Scope())) == (2, 2)
         (notes / "a.md").unlink()

@@ -407,7 +407,7 @@ async def test_a_first_run_asks_for_a_folder_indexes_it_and_answers(notes: Path,
             assert isinstance(pilot.app.screen, FolderScreen)
             pilot.app.screen.query_one(Input).value = str(notes)
             await pilot.press("enter")
-            await until(pilot, lambda: "1 notes are indexed: ask away" in notices(pilot))
+            await until(pilot, lambda: "1 note indexed: ask away" in notices(pilot))
             card = await saved(pilot, "When was the boiler serviced?")
             assert "14 March 2024" in text(card)
         assert engine.sessions is not None and len(engine.sessions.sessions()) == 1
@@ -698,7 +698,7 @@ async def test_every_handler_takes_under_fifty_milliseconds_while_a_slow_reader_
         await opened(pilot)
         await until(pilot, lambda: not pilot.app._indexed)  # type: ignore[attr-defined]
         await ask(pilot, "/scope tag:idea")
-        await until(pilot, lambda: "1 notes" in content(pilot.app.screen, "#scope").plain)
+        await until(pilot, lambda: "1 note" in content(pilot.app.screen, "#scope").plain)
         await ask(pilot, "slow")
         await until(pilot, engine.reading.is_set)
         await pilot.press("h", "i", "escape", "tab")
@@ -739,7 +739,7 @@ async def test_every_handler_takes_under_fifty_milliseconds_while_a_slow_reader_
         box = pilot.app.screen.query_one(Input)
         await until(pilot, lambda: box.value == str(notes / "folder"))
         await pilot.press("enter")
-        await until(pilot, lambda: any("are indexed" in notice for notice in notices(pilot)))
+        await until(pilot, lambda: any("indexed: ask away" in notice for notice in notices(pilot)))
 
     def fail() -> Engine:
         raise StoreError("no")

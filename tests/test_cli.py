@@ -70,7 +70,7 @@ def test_index_then_ask_then_status(run: Run, notes: Path, home: Path) -> None:
     (notes / "a.md").write_text(f"# Boiler\n\n{BOILER}")
     outcome = run("index", notes)
     assert (outcome.code, outcome.out) == (0, "")
-    assert "1 notes: 1 indexed, 0 unchanged, 0 removed, 0 failed" in outcome.err
+    assert "1 note: 1 indexed, 0 unchanged, 0 removed, 0 failed" in outcome.err
     outcome = run("ask", QUESTION)
     assert outcome.code == 0
     lines = outcome.out.splitlines()
@@ -108,6 +108,15 @@ def test_what_is_not_in_the_notes_is_said_with_the_closest_passages(run: Run, ow
     assert outcome.code == 1
     assert outcome.out.startswith("Not in your notes.\nClosest passages:\n  ")
     assert len(outcome.out.splitlines()) == 6
+
+
+def test_what_is_not_found_while_notes_are_indexed_may_still_come(run: Run, own_sample: Places) -> None:
+    with writer_lock(resolve().lock):
+        outcome = run("ask", NOT_IN_NOTES)
+        assert (outcome.code, outcome.err.startswith("Notes are being indexed at the moment")) == (1, True)
+        assert "being indexed" in run("search", "xyzzy", "--in", "folder:nowhere").err
+        assert run("ask", QUESTION).err == ""
+    assert run("ask", NOT_IN_NOTES).err == ""
 
 
 def test_an_answer_from_a_file_that_changed_says_so(run: Run, notes: Path) -> None:
@@ -417,12 +426,12 @@ def test_sources_are_listed_added_and_removed(run: Run, notes: Path, tmp_path: P
     assert run("index").code == 0
     run("index", tmp_path / "other")
     (tmp_path / "other").rename(tmp_path / "away")
-    assert run("sources", "list").out == f"{notes}  1 notes\n{tmp_path}/other  1 notes  (not there now)\n"
+    assert run("sources", "list").out == f"{notes}  1 note\n{tmp_path}/other  1 note  (not there now)\n"
     refused(run("sources", "remove", tmp_path), 2, "is no source: btr-assistant sources list shows them")
-    refused(run("sources", "remove", notes), 2, f"1 notes of {notes} would be forgotten: add --yes, or --dry-run")
-    assert "1 notes would be forgotten. Nothing was changed." in run("sources", "remove", notes, "--dry-run").err
+    refused(run("sources", "remove", notes), 2, f"1 note of {notes} would be forgotten: add --yes, or --dry-run")
+    assert "1 note would be forgotten. Nothing was changed." in run("sources", "remove", notes, "--dry-run").err
     assert run("ask", QUESTION).code == 0
-    assert run("sources", "remove", notes, "--yes") == Outcome(0, "", f"forgot 1 notes of {notes}\n")
+    assert run("sources", "remove", notes, "--yes") == Outcome(0, "", f"forgot 1 note of {notes}\n")
     assert b"Hansen" not in (home / "store.db").read_bytes()
     assert (notes / "a.md").exists()
     assert run("sources", "remove", tmp_path / "other", "-y").code == 0

@@ -196,7 +196,7 @@ def test_nothing_that_a_session_quotes_of_a_forgotten_note_is_left(run: Run, not
         named, _ = sessions.add_turn(None, turn("who?", "", roof))
         sessions.rename(named, SECRET)
     outcome = run("forget", safe, "--yes")
-    assert (outcome.code, outcome.out.partition(" of ")[0]) == (0, "forgot 1 notes: 0")
+    assert (outcome.code, outcome.out.partition(" of ")[0]) == (0, "forgot 1 note: 0")
     with SessionStore.open(home / "store.db") as sessions:
         assert [session.name for session in sessions.sessions()] == ["who?", "what of the roof?"]
         assert sessions.questions() == ["what of the roof?", "who?"]

@@ -552,7 +552,7 @@ def test_a_note_is_forgotten_whatever_its_name_and_no_byte_of_it_is_left(
     run("index", notes)
     outcome = run("forget", notes / name, "--yes", "--ignore")
     assert outcome.code == 0
-    assert outcome.out.startswith("forgot 1 notes: 0 of ")
+    assert outcome.out.startswith("forgot 1 note: 0 of ")
     assert " snippets found in the file" in outcome.out
     for path in home.iterdir():
         data = path.read_bytes().lower()
@@ -560,7 +560,7 @@ def test_a_note_is_forgotten_whatever_its_name_and_no_byte_of_it_is_left(
             assert word not in data
     assert (notes / name).exists()
     assert run("ask", QUESTION).code == 0
-    assert "1 notes: 0 indexed, 1 unchanged" in run("index").err
+    assert "1 note: 0 indexed, 1 unchanged" in run("index").err
 
 
 def test_forget_says_how_a_note_that_stays_on_disk_is_kept_out(run: Run, notes: Path) -> None:
@@ -596,7 +596,7 @@ def test_forget_asks_and_a_dry_run_only_lists(run: Run, notes: Path, home: Path)
     assert "is a source: run btr-assistant sources remove" in refused_.err
     outcome = run("forget", notes / "a.md")
     assert outcome.code == 2
-    assert "1 notes would be forgotten: add --yes" in outcome.err
+    assert "1 note would be forgotten: add --yes" in outcome.err
     outcome = run("forget", "--dry-run", notes / "a.md")
     assert (outcome.code, outcome.out) == (0, f"{notes / 'a.md'}\n")
     refused(run("forget", notes / "b.md", "--yes"), 2, "is not in the store, nothing was changed")
@@ -615,7 +615,7 @@ def test_forget_and_restore_that_are_answered_no_change_nothing(
     before = contents(home / "store.db")
     monkeypatch.setattr("app.cli_base.on_terminal", lambda: True)
     for arguments, asks in (
-        (["forget", "--ignore", notes / "a.md"], "Forget 1 notes? The files stay."),
+        (["forget", "--ignore", notes / "a.md"], "Forget 1 note? The files stay."),
         (["restore", tmp_path / "b.db"], "Replace "),
     ):
         monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
@@ -681,7 +681,7 @@ def test_what_is_left_behind_is_found_and_fails(run: Run, notes: Path, monkeypat
     connection.close()
     outcome = run("forget", notes / "a.md", "--yes")
     assert outcome.code == 3
-    assert not outcome.out.startswith("forgot 1 notes: 0 of")
+    assert not outcome.out.startswith("forgot 1 note: 0 of")
     assert "run btr-assistant cleanup" in outcome.err
 
 

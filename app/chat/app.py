@@ -56,7 +56,7 @@ from app.chat.workers import (
     export_session,
 )
 from app.dialogue import follow_up
-from app.display import plain
+from app.display import many, plain
 from app.scope import parse_scope
 from app.sessions import answer_of
 from store.errors import BtrError, UsageError
@@ -259,7 +259,7 @@ class ChatApp(Workers, inherit_bindings=False):
     def _show_scope(self, notes: int | None = None) -> None:
         words = f"in {self._scope.text}" if self._scope else ""
         if notes is not None:
-            words += f" · {notes:,} notes"
+            words += f" · {many(notes, 'note')}"
         elif self._scope and self._engine:
             self._count(self._engine, self._scope)
         self._scope_line.update(plain(words, _SCOPE_WIDTH))
@@ -567,7 +567,7 @@ class ChatApp(Workers, inherit_bindings=False):
             await asyncio.sleep(0)
         self._cards.anchor()
         more = f", the last {MOST_CARDS} are shown" if len(message.turns) > MOST_CARDS else ""
-        self._say(f"resumed {plain(message.session.name, 60)}: {message.session.turns:,} questions{more}")
+        self._say(f"resumed {plain(message.session.name, 60)}: {many(message.session.turns, 'question')}{more}")
 
     def _card_of(self, turn: Turn) -> Card:
         try:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from app.assistant import Answer, Assistant
 from app.bundle import Bundle
+from app.display import many
 from app.places import Places
 from app.reader import Cancelled, open_reader
 from store.errors import StoreError
@@ -187,7 +188,7 @@ class AssistantEngine:
         if self._assistant is None:
             return "no notes yet"
         notes, passages = self._assistant.size()
-        return f"{notes:,} notes · {passages:,} passages · all local" if notes else "no notes yet"
+        return f"{many(notes, 'note')} · {many(passages, 'passage')} · all local" if notes else "no notes yet"
 
     def rescan(self, progress: Progress, cancelled: Callable[[], bool]) -> list[str]:
         """Index what changed, on one thread: the others are for the questions."""
@@ -220,7 +221,9 @@ class AssistantEngine:
             report = indexer.index(store, self._bundle, roots, show, check=check, threads=threads)
         sentences = [sentence for _, sentence in report.refused]
         if report.failed:
-            sentences.append(f"{len(report.failed):,} notes could not be indexed: see btr-assistant status --failed")
+            sentences.append(
+                f"{many(len(report.failed), 'note')} could not be indexed: see btr-assistant status --failed"
+            )
         if not report.notes and not sentences:
             sentences.append("there are no notes: Markdown, text, PDF, Word, HTML and others are read")
         return sentences

@@ -18,7 +18,7 @@ from app.chat.engine import Engine, Indexed
 from app.chat.settings import Settings
 from app.chat.words import age, likelihood, place, stages
 from app.dialogue import follow_up
-from app.display import plain, short
+from app.display import many, plain, short
 from app.reader import Cancelled, ignore, never
 from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
@@ -184,7 +184,7 @@ class PlainChat:
     def _set_scope(self, text: str) -> None:
         self._scope = parse_scope(text) if text else EVERYTHING
         notes = self._engine.count_notes(self._scope)
-        self._say(f"asking {f'{notes:,} notes in {text}' if text else 'all notes'}")
+        self._say(f"asking {many(notes, 'note') + f' in {text}' if text else 'all notes'}")
 
     def _index(self, folder: str) -> None:
         if not folder:

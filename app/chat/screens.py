@@ -18,7 +18,7 @@ from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
 from app.chat.box import Completer
-from app.display import plain
+from app.display import many, plain
 from store.errors import BtrError
 from store.sessions import Session, SessionStore
 
@@ -213,7 +213,7 @@ class SessionsScreen(ModalScreen[int | None]):
             return
         if self._doomed != chosen.id:
             self._doomed = chosen.id
-            self._hint(f"F8 again deletes its {chosen.turns:,} questions, and what you said to them")
+            self._hint(f"F8 again deletes its {many(chosen.turns, 'question')}, and what you said to them")
             return
         self._doomed = None
         self._change(lambda store: store.delete(chosen.id), "deleted")

@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from app.assistant import Answer, Source
 from app.chat.cards import Card
 from app.chat.engine import Engine, Indexed
+from app.display import many
 from app.note import Excerpt, excerpt
 from app.reader import Cancelled
 from app.sessions import to_markdown, turn_of
@@ -178,7 +179,7 @@ class Workers(App[None], inherit_bindings=False):
                 sentences = engine.rescan(post, lambda: worker.is_cancelled)
             status, notes = engine.status(), engine.notes()
             if folder and not sentences:
-                sentences, severity = [f"{notes:,} notes are indexed: ask away"], "information"
+                sentences, severity = [f"{many(notes, 'note')} indexed: ask away"], "information"
         except Cancelled:
             return
         except BusyError as error:
