@@ -257,6 +257,7 @@ def evaluate_mine(places: Places, only_rows: bool, as_json: bool) -> None:
     """
     from app.assistant import Assistant
     from app.mine import replay, rows, summary
+    from store.sessions import WRONG_SOURCE
 
     with _store(places) as store:
         turns = store.judged()
@@ -274,6 +275,8 @@ def evaluate_mine(places: Places, only_rows: bool, as_json: bool) -> None:
     for row in figures["rows"]:
         if row["right"] is not True:
             expected = "another answer" if row["expected"] is None else ", ".join(row["expected"]) or "not in the notes"
+            if row["verdict"] == WRONG_SOURCE:
+                expected += ", from another source"
             click.echo(
                 f"{'wrong' if row['right'] is False else 'new':<6}{plain(row['question'])}\n      "
                 f"{plain(row['answer'] or 'not in your notes')} (expected: {plain(expected)})"

@@ -368,6 +368,10 @@ async def test_three_keys_keep_what_a_person_says(sessions: SessionStore) -> Non
         await saved(pilot, "six")
         await pilot.press("f6", "escape")
         await until(pilot, lambda: len(sessions.judged()) == 5)
+        told = [notice.removeprefix("kept: ").partition(". ")[0] for notice in notices(pilot) if "kept" in notice]
+        assert {"right", "the right answer is 1 May", "the right answer is last spring", "it is not in your notes"} <= {
+            *told
+        }
     assert [(turn.question, turn.verdict, turn.correction) for turn in sessions.judged()] == [
         ("one", RIGHT, None),
         ("two", WRONG_SOURCE, None),

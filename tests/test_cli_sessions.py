@@ -112,6 +112,7 @@ def test_of_a_wrong_answer_or_source_only_another_one_counts(run: Run, kept: Pla
         sessions.judge(3, WRONG_ANSWER, "")
     figures = json.loads(run("eval", "--mine", "--json").out)
     assert [row["right"] for row in figures["rows"]] == [False, False, True]
+    assert "(expected: 14 March 2024, from another source)" in run("eval", "--mine").out
     with SessionStore.open(kept.store) as sessions:
         sql = "UPDATE turns SET outcome = json_set(outcome, '$.answer', '9', '$.sources[0].start', 0)"
         sessions._connection.execute(sql)

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from app.assistant import Answer, Source
 from app.chat.engine import Engine, Indexed
 from app.chat.settings import Settings
-from app.chat.words import age, likelihood, place, stages
+from app.chat.words import age, judgement, likelihood, place, stages
 from app.dialogue import follow_up
 from app.display import many, plain, short
 from app.reader import Cancelled, ignore, never
@@ -212,7 +212,7 @@ class PlainChat:
             self._say("there is no saved answer to say that of")
             return
         self._engine.sessions.judge(self._last[0], verdict, correction)
-        self._say(f"kept: {verdict}")
+        self._say(f"kept: {judgement(verdict, correction)}")
 
     def _resume(self, session_id: int) -> None:
         if self._engine.sessions is None:

@@ -58,3 +58,10 @@ def editor_command(environment: Mapping[str, str], path: str, line: int) -> list
     if Path(command[0]).stem.lower() in _GOTO_EDITORS:
         return [*command, "--goto", f"{path}:{line}"]
     return [*command, f"+{line}", path]
+
+
+def judgement(verdict: str, correction: str | None) -> str:
+    """What a person said of an answer: wrong source; the right answer is 9 June."""
+    if correction is None:
+        return verdict
+    return f"the right answer is {plain(correction, 60)}" if correction else "it is not in your notes"

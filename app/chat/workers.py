@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from app.assistant import Answer, Source
 from app.chat.cards import Card
 from app.chat.engine import Engine, Indexed
+from app.chat.words import judgement
 from app.display import many
 from app.note import Excerpt, excerpt
 from app.reader import Cancelled
@@ -248,7 +249,7 @@ class Workers(App[None], inherit_bindings=False):
         except BtrError as error:
             self.post_message(Said(str(error), "warning"))
         else:
-            self.post_message(Said(f"kept: {verdict}. btr-assistant eval --mine asks it again"))
+            self.post_message(Said(f"kept: {judgement(verdict, correction)}. btr-assistant eval --mine asks it again"))
 
     @work(thread=True, group="load", exclusive=True)
     def _load(self, sessions: SessionStore, session_id: int) -> None:
