@@ -265,6 +265,7 @@ def test_what_never_ends_prints_json_as_documented(run: Run, desk: Path, name: s
         env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & would have it ignored
     )
     try:
         assert running.stdout is not None
