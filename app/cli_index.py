@@ -392,7 +392,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     Example: btr-assistant status
     """
     from app.compaction import ratios_of
-    from app.size import alternatives, lines, parts
+    from app.size import alternatives, lines, parts, word_index
     from store.bundle import read_manifest
     from store.tokens import TokenStore
 
@@ -416,6 +416,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
                 "bytes_per_token": round(counts.bytes_per_token, 2),
                 "bytes_per_token_parts": parts(counts),
                 "bytes_per_token_instead": alternatives(counts, manifest),
+                "word_index_bytes_per_token": word_index(counts),
                 "offline_ratio": max(ratios, default=None),
                 "model": manifest.name,
                 "sources": roots,

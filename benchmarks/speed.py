@@ -29,7 +29,7 @@ from app.baselines import FullReader
 from app.bundle import Bundle
 from app.places import resolve
 from app.reader import ExtractiveReader, PassageBits
-from app.size import alternatives, parts
+from app.size import alternatives, parts, word_index
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = (
@@ -142,6 +142,7 @@ def main() -> None:
             row("bytes per token", f"{counts.bytes_per_token:.1f}")
             for name, size in parts(counts).items():
                 row(f"  {name.replace('_', ' ')}", f"{size:.2f}")
+            row("  and the word index", f"{word_index(counts):.2f}")
             for name, size in alternatives(counts, assistant.bundle.manifest).items():
                 row(f"  instead: {name.replace('_', ' ')}", f"{size:,.1f}")
             row("the passages' text, bytes per token", f"{counts.text_bytes / counts.tokens:.1f}")

@@ -177,6 +177,8 @@ class Counts:
     """Passage codes, in their blocks too."""
     text_bytes: int
     """Text of the passages, UTF-8."""
+    word_index_bytes: int
+    """The full-text index, tombstones' part included until `cleanup`."""
     store_bytes: int
     """Size of the file with its log."""
 
@@ -815,6 +817,10 @@ class TokenStore:
             runs_bytes=runs,
             code_bytes=code,
             text_bytes=text,
+            word_index_bytes=self._rows(
+                "SELECT (SELECT COALESCE(SUM(LENGTH(block)), 0) FROM passages_fts_data) "
+                "+ (SELECT COALESCE(SUM(LENGTH(sz)), 0) FROM passages_fts_docsize)"
+            )[0][0],
             store_bytes=sum(file.stat().st_size for file in files if file.exists()),
         )
 

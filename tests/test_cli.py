@@ -263,6 +263,7 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "bytes_per_token": "float",
         "bytes_per_token_parts": dict.fromkeys(("bits", "scales", "masks", "passage_codes"), "float"),
         "bytes_per_token_instead": dict.fromkeys(("as_indexed", "float32", "float16", "int8", "from_text"), "float"),
+        "word_index_bytes_per_token": "float",
         "offline_ratio": "NoneType",
         "model": "str",
         "sources": ["str"],
@@ -282,6 +283,8 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "int8": 384 + 2,
         "from_text": 0,
     }
+    ((words,),) = rows(own_sample.store, "SELECT SUM(LENGTH(block)) FROM passages_fts_data")
+    assert found["word_index_bytes_per_token"] == pytest.approx(words / found["tokens"], rel=0.05)
     assert found["store_bytes"] >= own_sample.store.stat().st_size
 
 

@@ -108,6 +108,7 @@ def test_counts_are_bytes_of_bits_scales_and_codes_with_their_blocks_over_tokens
     assert (counts.bits_bytes, counts.scale_bytes, counts.runs_bytes, counts.code_bytes) == (16, 16, 0, 28)
     assert (counts.text_bytes, counts.stored_passages, counts.compressed) == (6, 2, 0)
     assert counts.bytes_per_token == 7.5
+    assert counts.word_index_bytes > 0
     assert counts.store_bytes >= 4096
 
 
