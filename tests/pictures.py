@@ -108,7 +108,7 @@ async def keys(pilot: Pilot[None]) -> None:
 
 
 PICTURES = {
-    "chat": (answers, (96, 30), None),
+    "chat": (answers, (96, 34), None),
     "source": (source, (120, 26), "high-contrast"),
     "not-in-your-notes": (nothing, (96, 30), None),
     "keys": (keys, (96, 48), None),
