@@ -53,7 +53,7 @@ class TextReader:
             passage = passages[index]
             tokens = self.bundle.tokenize(passage.text)
             start, end = self.logits(prepared, passage, tokens.ids)
-            return span_of(index, passage.text, tokens.offsets, start, end)
+            return span_of(index, passage, tokens.offsets, start, end)
 
         return best_first(each_passage(self.bundle, passages, range(len(passages)), one, cancelled))
 

@@ -35,7 +35,7 @@ from app.documents import Document
 from app.formats.base import encodable
 from app.passages import PassageSplitter
 from app.reader import PassageBits, Reader, Span, never, open_reader
-from app.retriever import CANDIDATES, Retriever, fuse
+from app.retriever import CANDIDATES, Hit, Retriever, fuse, priors
 from store.codec import Bits, token_arrays
 from store.errors import UsageError
 from store.tokens import StoredPassage, TokenStore
@@ -312,7 +312,7 @@ def ask_open(
             hits = retriever.retrieve(question.text, encoded.code, passages)
             chosen = store.passages([hit.passage_id for hit in hits])
             bits = store.token_bits([passage.id for passage in chosen])
-        spans = _read(reader, encoded, chosen, bits)
+        spans = _read(reader, encoded, hits, chosen, bits)
         ms = 1000 * (time.perf_counter() - began)
         with store.snapshot():
             lexical, semantic = retriever.rankings(question.text, encoded.code, 2 * CANDIDATES)
@@ -328,23 +328,26 @@ def ask_open(
                 [i for i in ranking if found[i].content_hash not in article][:CANDIDATES]
                 for ranking in (lexical, semantic)
             ]
-            chosen = [found[hit.passage_id] for hit in fuse(*left)[:passages]]
+            hits = fuse(*left)[:passages]
+            chosen = [found[hit.passage_id] for hit in hits]
             bits = store.token_bits([passage.id for passage in chosen])
         yield own
         if articles is None or not question.answers:
             continue
         began = time.perf_counter()
-        spans = _read(reader, encoded, chosen, bits)
+        spans = _read(reader, encoded, hits, chosen, bits)
         yield _outcome(question, False, chosen, spans, None, 1000 * (time.perf_counter() - began))
 
 
 def _read(
     reader: Reader,
     question: EncodedQuestion,
+    hits: Sequence[Hit],
     passages: Sequence[StoredPassage],
     bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]],
 ) -> list[Span]:
-    return reader.read(question, [PassageBits(p.text, *bits[p.id], p.heading) for p in passages], never)
+    prior = priors(hits)
+    return reader.read(question, [PassageBits(p.text, *bits[p.id], p.heading, prior[p.id]) for p in passages], never)
 
 
 def _holding(question: Question, passages: Sequence[StoredPassage]) -> set[int]:

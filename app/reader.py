@@ -50,6 +50,8 @@ class PassageBits:
     """(n,)."""
     heading: str = ""
     """What the lower encoder saw before the text; read again only by the baselines."""
+    prior: float = 0.0
+    """What retrieval says of it against the best passage, in the logits of a span: 0 or less."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ class ExtractiveReader:
     Span reader over the upper graphs, one passage a thread.
 
     Every passage goes through the first upper layer; only the `finished` ones in which the early span head finds most,
-    and of these the first two and those within `margin` of the best, go through the others and can hold the answer.
+    its prior included, and of these the first two and those within `margin` of the best, go through the others and can
+    hold the answer.
     """
 
     def __init__(self, bundle: Bundle, finished: int = FINISHED, margin: float = MARGIN) -> None:
@@ -144,12 +147,13 @@ class ExtractiveReader:
 
         def finish(index: int) -> Span:
             start, end = self._bundle.span_logits(question, surveyed[index])
-            return span_of(index, passages[index].text, offsets[index], start, end)
+            return span_of(index, passages[index], offsets[index], start, end)
 
         each_passage(self._bundle, passages, range(len(passages)), survey, cancelled)
-        best = sorted(surveyed, key=lambda index: (-surveyed[index].relevance, index))[: self._finished]
-        least = surveyed[best[0]].relevance - self._margin if best else 0.0
-        chosen = best[:ALTERNATIVES] + [index for index in best[ALTERNATIVES:] if surveyed[index].relevance >= least]
+        promise = {index: found.relevance + passages[index].prior for index, found in surveyed.items()}
+        best = sorted(promise, key=lambda index: (-promise[index], index))[: self._finished]
+        least = promise[best[0]] - self._margin if best else 0.0
+        chosen = best[:ALTERNATIVES] + [index for index in best[ALTERNATIVES:] if promise[index] >= least]
         return best_first(each_passage(self._bundle, passages, chosen, finish, cancelled))
 
 
@@ -200,11 +204,11 @@ def each_passage(
         return list(pool.map(unless_cancelled, sorted(chosen, key=lambda index: -len(passages[index].scale))))
 
 
-def span_of(index: int, text: str, offsets: Sequence[tuple[int, int]], start: Floats, end: Floats) -> Span:
-    """The best span of a passage's text, with the character ranges of its tokens (n,), by its logits (n,)."""
-    first, last, score = best_span(start, end, blocks(text, offsets))
-    a, b = whole_words(text, offsets[first][0], offsets[last][1])
-    return Span(index, a, b, score)
+def span_of(index: int, passage: PassageBits, offsets: Sequence[tuple[int, int]], start: Floats, end: Floats) -> Span:
+    """The best span of a passage, with the character ranges of its tokens (n,), by its logits (n,) and its prior."""
+    first, last, score = best_span(start, end, blocks(passage.text, offsets))
+    a, b = whole_words(passage.text, offsets[first][0], offsets[last][1])
+    return Span(index, a, b, score + passage.prior)
 
 
 def best_first(spans: Iterable[Span]) -> list[Span]:

@@ -24,6 +24,9 @@ RESCORED = 1000
 """Passages of the Hamming scan that are scored again."""
 FUSION = 5.0
 """Constant of reciprocal rank fusion: small trusts the top ranks more."""
+PRIOR = 20.0
+"""Logits of a span that a point of a hit's score is worth: on 489 validation questions over 1,590 contexts 16 to 28
+gave EM 49.3 to 49.7 for 47.9 without, F1 63.2 to 63.9 for 60.7."""
 LEXICAL_WEIGHT = 2.0
 """What a rank by words counts against a rank by codes."""
 
@@ -83,6 +86,12 @@ def _nearest(index: Codes, chosen: Rows, code: Bits, limit: int) -> Rows:
     at_last = np.flatnonzero(distance == last)[: limit - np.count_nonzero(distance < last)]
     nearest: Rows = chosen[np.sort(np.concatenate([np.flatnonzero(distance < last), at_last]))]
     return nearest
+
+
+def priors(hits: Sequence[Hit]) -> dict[int, float]:
+    """Passage id -> what retrieval says of a span in it against one in the best passage: 0 for that, else less."""
+    best = max((hit.score for hit in hits), default=0.0)
+    return {hit.passage_id: PRIOR * (hit.score - best) for hit in hits}
 
 
 def fuse(lexical: Sequence[int], semantic: Sequence[int]) -> list[Hit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_a_passage_scores_the_same_whatever_is_read_with_it(bundle: Bundle) -> N
     alone = reader.read(question, [one])[0].score
     together = next(span.score for span in reader.read(question, [other, one, other]) if span.passage == 1)
     assert together == alone
+
+
+def test_what_retrieval_says_of_a_passage_counts(bundle: Bundle) -> None:
+    here, there = passage(bundle, "The boiler is in the cellar."), passage(bundle, "The boiler is in the attic.")
+    question = bundle.encode_question("Where is the boiler?")
+    reader = ExtractiveReader(bundle, 6, math.inf)
+    scores = {span.passage: span.score for span in reader.read(question, [here, there])}
+    spans = reader.read(question, [replace(here, prior=-9.0), there])
+    assert [span.passage for span in spans] == [1, 0]
+    assert [span.score for span in spans] == [scores[1], scores[0] - 9]
+    first = ExtractiveReader(bundle, 1, math.inf).read(question, [replace(here, prior=-99.0), there])
+    assert [span.passage for span in first] == [1]  # it is not even finished
 
 
 def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> None:

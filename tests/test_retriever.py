@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app import retriever as module
 from app.bundle import Bundle
 from app.places import Places
-from app.retriever import FUSION, LEXICAL_WEIGHT, Hit, Retriever, fuse
+from app.retriever import FUSION, LEXICAL_WEIGHT, PRIOR, Hit, Retriever, fuse, priors
 from store.codec import Bits, Floats, pack, unpack
 from store.tokens import NewDocument, NewPassage, TokenStore
 from tests.conftest import run_index
@@ -158,3 +158,12 @@ def test_notes_indexed_meanwhile_are_found(notes: Path, store: TokenStore, bundl
         run_index(store, bundle, notes)
         best = retriever.retrieve(question, code, 5)[0]
         assert "ladder" in reader.passages([best.passage_id])[0].text
+
+
+def test_a_prior_is_what_a_hit_falls_short_of_the_best() -> None:
+    hits = fuse([7, 8], [8, 9])
+    found = priors(hits)
+    assert found.keys() == {7, 8, 9}
+    assert found[8] == 0 > found[7] > found[9]
+    assert found[9] == pytest.approx(PRIOR * (hits[2].score - hits[0].score))
+    assert priors([]) == {}
