@@ -149,3 +149,11 @@ def test_a_damaged_message_of_a_mailbox_does_not_hide_the_others(monkeypatch: py
     content = read(separator + b"Subject: damaged\n\nx\n\n" + separator + b"Subject: fine\n\nx\n")
     assert paths(content) == [["fine"]]
     assert content.warning == "was read in part, 1 of 2 messages are damaged: save them again"
+
+
+def test_a_line_without_an_end_takes_no_cube_of_its_length() -> None:
+    """It would be hours."""
+    with pytest.raises(DocumentError, match="no header"):
+        read(b"From a Mon Jan 1 00:00:00 2024" * 20_000)
+    with pytest.raises(DocumentError, match="no header"):
+        read(b"From a Mon " * 100_000 + b"\n")
