@@ -157,3 +157,11 @@ def test_a_line_without_an_end_takes_no_cube_of_its_length() -> None:
         read(b"From a Mon Jan 1 00:00:00 2024" * 20_000)
     with pytest.raises(DocumentError, match="no header"):
         read(b"From a Mon " * 100_000 + b"\n")
+
+
+def test_of_a_header_without_an_end_the_beginning_is_read() -> None:
+    """To decode all of it would be minutes."""
+    content = read(b"Subject: The boiler " + b"=?utf-8?b?Subject: " * 20_000 + b"\n\nIt hums.\n")
+    assert content.title.startswith("The boiler")
+    assert len(content.title) <= 10_000
+    assert "It hums." in content.text
