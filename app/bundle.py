@@ -33,6 +33,10 @@ REMOTE = {"AzureExecutionProvider"}
 """Providers that would send data elsewhere: never offered."""
 
 
+_LONGEST_LEVEL = 2000
+"""Characters of one level of a heading path that are looked at."""
+
+
 @dataclass(frozen=True)
 class TokenizedPassage:
     """A passage body as the graphs see it."""
@@ -176,7 +180,9 @@ class Bundle:
 
     def _cut_heading(self, heading: str) -> tuple[str, list[int]]:
         """A heading path and its token ids; one that is too long loses levels after the first, then its end."""
-        levels, limit = heading.split(" > "), self.manifest.heading_tokens
+        limit = self.manifest.heading_tokens
+        first, *others = heading.split(" > ")
+        levels = [level[:_LONGEST_LEVEL] for level in (first, *others[-limit:])]  # more have no room in any case
         while True:
             text = " > ".join(levels)
             encoding = self.tokenizer.encode(text, add_special_tokens=False)

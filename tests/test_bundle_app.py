@@ -122,3 +122,12 @@ def test_any_question_is_encoded(bundle: Bundle, question: str) -> None:
     encoded = bundle.encode_question(question)
     assert np.isfinite(encoded.states).all()
     assert np.isfinite(encoded.code).all()
+
+
+def test_a_heading_without_an_end_is_cut_as_a_long_one_is(bundle: Bundle) -> None:
+    long = " > ".join(["Boiler", *(f"part {i}" for i in range(60))])
+    assert bundle.heading_text(long) == bundle.heading_text(
+        " > ".join(["Boiler", *(f"part {i}" for i in range(30, 60))])
+    )
+    words = "very " * 100_000
+    assert bundle.surround(words) == bundle.surround("very " * 100)

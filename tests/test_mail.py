@@ -149,3 +149,19 @@ def test_a_damaged_message_of_a_mailbox_does_not_hide_the_others(monkeypatch: py
     content = read(separator + b"Subject: damaged\n\nx\n\n" + separator + b"Subject: fine\n\nx\n")
     assert paths(content) == [["fine"]]
     assert content.warning == "was read in part, 1 of 2 messages are damaged: save them again"
+
+
+def test_a_line_without_an_end_takes_no_cube_of_its_length() -> None:
+    """It would be hours."""
+    with pytest.raises(DocumentError, match="no header"):
+        read(b"From a Mon Jan 1 00:00:00 2024" * 20_000)
+    with pytest.raises(DocumentError, match="no header"):
+        read(b"From a Mon " * 100_000 + b"\n")
+
+
+def test_of_a_header_without_an_end_the_beginning_is_read() -> None:
+    """To decode all of it would be minutes."""
+    content = read(b"Subject: The boiler " + b"=?utf-8?b?Subject: " * 20_000 + b"\n\nIt hums.\n")
+    assert content.title.startswith("The boiler")
+    assert len(content.title) <= 10_000
+    assert "It hums." in content.text

@@ -20,10 +20,12 @@ from typing import Any
 from app.formats.base import Content, DocumentError, SourceMap, Writer, encodable
 from app.formats.html import extract
 
-_FROM = re.compile(
-    rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From \S[^\r\n]*\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? [^\r\n]*\d{4}[^\r\n]*\r?\n"
-)
+_FROM = re.compile(rb"(?:\A|(?<=\n\n)|(?<=\n\r\n))From \S[^\r\n]{0,300}\r?\n")
+_DATED = re.compile(rb"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? .*\d{4}")
+"""Together the line before each message of a mailbox; a longer line is none, and would take its square to search."""
 _SIGNATURE = re.compile(r"^-- ?\n", re.MULTILINE)
+_LONGEST_HEADER = 10_000
+"""Characters of a header that are read: to decode it takes the square of them."""
 _SHOWN = ("From", "To", "Cc", "Date", "Subject")
 _AS_IT_STANDS = {"", "7bit", "8bit", "binary"}
 
@@ -35,7 +37,7 @@ def read(data: bytes) -> Content:
     Raises:
         DocumentError: If there is no message in it, or too much text.
     """
-    starts = list(_FROM.finditer(data))
+    starts = [line for line in _FROM.finditer(data) if _DATED.search(line[0])]
     out = Writer()
     if not starts:
         message = _parse(data)
@@ -132,6 +134,8 @@ def _text(part: Message, payload: bytes) -> str:
 def _header(message: Message, name: str) -> str:
     """A header as a person reads it, on one line."""
     value: Any = message.get(name)
+    if isinstance(value, str):
+        value = value[:_LONGEST_HEADER]
     try:
         text = str(make_header(decode_header(value))) if value is not None else ""
     except (HeaderParseError, LookupError, ValueError, TypeError):
