@@ -26,8 +26,8 @@ from app.calibration import SETTING, in_force
 from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places, resolve
-from app.reader import PassageBits, Reader, Span, ignore, never, open_reader
-from app.retriever import Retriever, priors
+from app.reader import Reader, Span, ignore, never, open_reader
+from app.retriever import Retriever, to_read
 from app.scope import parse_scope
 from app.tree import in_a_cloud
 from store.codec import Bits
@@ -227,8 +227,7 @@ class Assistant:
                 found = self.store.passages([hit.passage_id for hit in hits])
                 bits = self.store.token_bits([passage.id for passage in found])
             self._check_bits(found, bits)
-            prior = priors(hits)
-            inputs = [PassageBits(p.text, *bits[p.id], p.heading, prior[p.id]) for p in found]
+            inputs = to_read(hits, found, bits)
             loaded = time.perf_counter()
             try:
                 spans = self._reader.read(encoded, inputs, cancelled, told)

@@ -82,16 +82,11 @@ class FloatSplitReader(TextReader):
 
     def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
         """The question through this reader's own lower encoder."""
-        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
-        return replace(question, states=states)
+        return _float_question(self.bundle, question)
 
     def states(self, passage: PassageBits, ids: Sequence[int]) -> Floats:
         """Lower states (1, n, d) of a passage's tokens."""
-        before, after = self.bundle.surround(passage.heading)
-        whole = np.array([[*before, *ids, *after]], dtype=np.int64)
-        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
-        body: Floats = states[:, len(before) : len(before) + len(ids)]
-        return body
+        return _float_states(self.bundle, passage, ids)
 
     def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
         """Start and end logits (n,) over a passage's tokens."""
@@ -133,16 +128,27 @@ class FloatSplitGenerative(GenerativeReader):
 
     def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
         """The question through this reader's own lower encoder."""
-        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
-        return replace(question, states=states)
+        return _float_question(self.bundle, question)
 
     def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
         """Last encoder states (t, d), each of one token (t,)."""
-        before, after = self.bundle.surround(passage.heading)
         ids = self.bundle.tokenize(passage.text).ids
-        whole = np.array([[*before, *ids, *after]], dtype=np.int64)
-        (states,) = self.bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
-        return self.encode_above(question, ids, {"states": states[:, len(before) : len(before) + len(ids)]})
+        return self.encode_above(question, ids, {"states": _float_states(self.bundle, passage, ids)})
+
+
+def _float_question(bundle: Bundle, question: EncodedQuestion) -> EncodedQuestion:
+    """A question through the lower encoder from before its states were binarized."""
+    (states,) = bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
+    return replace(question, states=states)
+
+
+def _float_states(bundle: Bundle, passage: PassageBits, ids: Sequence[int]) -> Floats:
+    """What that makes of a passage's tokens: states (1, n, d)."""
+    before, after = bundle.surround(passage.heading)
+    whole = np.array([[*before, *ids, *after]], dtype=np.int64)
+    (states,) = bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
+    body: Floats = states[:, len(before) : len(before) + len(ids)]
+    return body
 
 
 def _check_graphs(bundle: Bundle, names: Sequence[str]) -> None:

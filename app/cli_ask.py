@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -28,7 +29,7 @@ from app.cli_base import (
 )
 from app.display import plain
 from app.places import Places
-from store.errors import UsageError
+from store.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from app.assistant import Answer, Assistant, Source
@@ -91,8 +92,9 @@ def _warn_if_empty(assistant: Assistant, scope: Scope) -> None:
 def _tell_if_indexing(places: Places) -> None:
     from app.indexer import is_written
 
-    if is_written(places.lock):
-        click.echo("Notes are being indexed at the moment: what is not read yet cannot be found.", err=True)
+    with suppress(StoreError):  # of a folder that cannot be written to
+        if is_written(places.lock):
+            click.echo("Notes are being indexed at the moment: what is not read yet cannot be found.", err=True)
 
 
 @click.command()

@@ -401,7 +401,7 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
         counts, failures = store.counts(), store.failures()
         roots = [source.root for source in store.sources()]
         gone = [document.path for document in store.documents() if document.deleted] if deleted else []
-        ratios = ratios_of(store)
+        ratios = ratios_of(store, manifest)
     if as_json:
         listed = {"failures": _reasons("path", failures)} if failed else {}
         listed_deleted = {"deleted_notes": gone} if deleted else {}

@@ -224,7 +224,7 @@ def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -
         nullcontext() if dry_run else writer_lock(places.lock),
         TokenStore.open(places.store, bundle.manifest.fingerprint) as store,
     ):
-        ratio = max(ratios_of(store), default=RATIO) if ratio is None else ratio
+        ratio = max(ratios_of(store, bundle.manifest), default=RATIO) if ratio is None else ratio
         try:
             done = run(store, bundle, ratio, Counter(sys.stderr, "passages"), dry_run)
         except KeyboardInterrupt:

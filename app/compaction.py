@@ -1,10 +1,10 @@
 """
-Offline compression of a store: every passage on its own, batch by batch, by the ratios that the store keeps.
+Offline compression of a store: every passage on its own, batch by batch, by what its bundle asks for and what it keeps.
 
 The ratios of all compactions so far stand in the store's settings before the first batch is written, and each passage
-goes through all of them: one that went through some already is left as it is by those. So a run that was interrupted
-goes on where it stopped, notes indexed later come out as if they had been there, and `verify` can make every stored
-byte again. Which tokens keep no vector is decided once, by the token ids; the store then remembers it.
+goes through the bundle's own and all of these: one that went through some already is left as it is by those. So a run
+that was interrupted goes on where it stopped, notes indexed later come out as if they had been there, and `verify` can
+make every stored byte again. Which tokens keep no vector is decided once, by the token ids; the store remembers it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle
+from store.bundle import Manifest, is_ratio
 from store.codec import Packed
 from store.errors import StoreError, UsageError
 from store.runs import common_ids, compress, runs_kept
@@ -40,26 +41,27 @@ class Compaction:
     """Passages that became smaller."""
 
 
-def ratios_of(store: TokenStore) -> list[float]:
+def ratios_of(store: TokenStore, manifest: Manifest) -> list[float]:
     """
-    The ratios of all compactions of a store, rising.
+    What the passages of a store are compressed by, rising: what its bundle asks for, then every compaction.
 
     Raises:
         StoreError: If they are damaged.
     """
+    own = [] if manifest.offline_ratio is None else [float(manifest.offline_ratio)]
     kept = store.setting(SETTING)
     if kept is None:
-        return []
+        return own
     try:
         ratios = [float(ratio) for ratio in json.loads(kept)]
-        if ratios != sorted(set(ratios)) or not all(0 <= ratio < 1 for ratio in ratios):
+        if ratios != sorted(set(ratios)) or not all(map(is_ratio, ratios)):
             raise ValueError(kept)
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"the store's {SETTING} are damaged ({error}): run btr-assistant restore BACKUP, "
             f"or move {store.path} away and index again"
         ) from error
-    return ratios
+    return sorted({*own, *ratios})
 
 
 class Compressor:
@@ -94,9 +96,9 @@ def compact(
     Raises:
         UsageError: If it is no ratio, or the store was compacted further already: what was merged cannot be parted.
     """
-    if not 0 <= ratio < 1:
+    if not is_ratio(ratio):
         raise UsageError(f"a ratio of {ratio:g} cannot be: give at least 0 and less than 1")
-    ratios = ratios_of(store)
+    ratios = ratios_of(store, bundle.manifest)
     if ratios and ratio < ratios[-1]:
         raise UsageError(
             f"the store was compacted with ratio {ratios[-1]:g}, what was merged cannot be parted again: give at least "

@@ -134,17 +134,13 @@ def _disk(places: Places) -> Check:
 
 
 def _lock(places: Places) -> Check:
-    from app.indexer import writer_lock
-    from store.errors import BusyError
+    from app.indexer import is_written
 
-    if places.lock.exists():
-        try:
-            with writer_lock(places.lock):
-                pass
-        except BusyError:
+    try:
+        if is_written(places.lock):
             return Check("locks", True, "an index run is at work")
-        except BtrError as error:
-            return Check("locks", False, str(error), f"rm {quote(str(places.lock))}")
+    except BtrError as error:
+        return Check("locks", False, str(error), f"rm {quote(str(places.lock))}")
     try:
         locked = places.store.is_file() and is_locked(places.store)
     except (BtrError, sqlite3.Error):

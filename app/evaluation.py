@@ -25,18 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from app import SCHEMA_VERSION
 from app.baselines import baseline
-from app.bundle import Bundle, EncodedQuestion
+from app.bundle import Bundle
 from app.calibration import SETTING, Calibration, Observation, in_force
 from app.documents import Document
 from app.formats.base import encodable
 from app.passages import PassageSplitter
 from app.reader import PassageBits, Reader, Span, never, open_reader
-from app.retriever import CANDIDATES, Hit, Retriever, fuse, priors
-from store.codec import Bits, token_arrays
+from app.retriever import CANDIDATES, Retriever, fuse, to_read
+from store.codec import token_arrays
 from store.errors import UsageError
 from store.tokens import StoredPassage, TokenStore
 
@@ -312,7 +311,7 @@ def ask_open(
             hits = retriever.retrieve(question.text, encoded.code, passages)
             chosen = store.passages([hit.passage_id for hit in hits])
             bits = store.token_bits([passage.id for passage in chosen])
-        spans = _read(reader, encoded, hits, chosen, bits)
+        spans = reader.read(encoded, to_read(hits, chosen, bits), never)
         ms = 1000 * (time.perf_counter() - began)
         with store.snapshot():
             lexical, semantic = retriever.rankings(question.text, encoded.code, 2 * CANDIDATES)
@@ -335,19 +334,8 @@ def ask_open(
         if articles is None or not question.answers:
             continue
         began = time.perf_counter()
-        spans = _read(reader, encoded, hits, chosen, bits)
+        spans = reader.read(encoded, to_read(hits, chosen, bits), never)
         yield _outcome(question, False, chosen, spans, None, 1000 * (time.perf_counter() - began))
-
-
-def _read(
-    reader: Reader,
-    question: EncodedQuestion,
-    hits: Sequence[Hit],
-    passages: Sequence[StoredPassage],
-    bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]],
-) -> list[Span]:
-    prior = priors(hits)
-    return reader.read(question, [PassageBits(p.text, *bits[p.id], p.heading, prior[p.id]) for p in passages], never)
 
 
 def _holding(question: Question, passages: Sequence[StoredPassage]) -> set[int]:

@@ -125,7 +125,12 @@ def writer_lock(path: Path) -> Iterator[None]:
 
 
 def is_written(lock: Path) -> bool:
-    """Whether a run writes to the store of this lock at the moment."""
+    """
+    Whether a run writes to the store of this lock at the moment.
+
+    Raises:
+        StoreError: If the lock cannot be tried.
+    """
     if not lock.exists():
         return False
     try:
@@ -133,8 +138,6 @@ def is_written(lock: Path) -> bool:
             return False
     except BusyError:
         return True
-    except StoreError:  # a folder that cannot be written to
-        return False
 
 
 @contextmanager
@@ -185,7 +188,7 @@ def index(
     report.notes += len(plan.unlisted)
     encoding = clock()
     paths = [Path(file.path) for file in plan.encode]
-    compressor = Compressor(bundle, ratios_of(store))
+    compressor = Compressor(bundle, ratios_of(store, bundle.manifest))
     with closing(_outcomes(bundle, compressor, paths, check, threads or bundle.threads)) as outcomes:
         for done, (path, outcome) in enumerate(outcomes, start=1):
             name = encodable(str(path))

@@ -8,15 +8,17 @@ behind them would hide what stands in a small folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from app.reader import PassageBits
 from store.codec import Bits, Floats, pack, unpack
 from store.codes import Codes, Rows
 from store.scope import EVERYTHING, Scope
-from store.tokens import TokenStore
+from store.tokens import StoredPassage, TokenStore
 
 CANDIDATES = 200
 """Passages that each of the two rankings contributes."""
@@ -92,6 +94,16 @@ def priors(hits: Sequence[Hit]) -> dict[int, float]:
     """Passage id -> what retrieval says of a span in it against one in the best passage: 0 for that, else less."""
     best = max((hit.score for hit in hits), default=0.0)
     return {hit.passage_id: PRIOR * (hit.score - best) for hit in hits}
+
+
+def to_read(
+    hits: Sequence[Hit],
+    passages: Sequence[StoredPassage],
+    bits: Mapping[int, tuple[Bits, npt.NDArray[np.float16]]],
+) -> list[PassageBits]:
+    """What was retrieved, as a reader takes it."""
+    prior = priors(hits)
+    return [PassageBits(p.text, *bits[p.id], p.heading, prior[p.id]) for p in passages]
 
 
 def fuse(lexical: Sequence[int], semantic: Sequence[int]) -> list[Hit]:

@@ -30,11 +30,11 @@ def word_index(counts: Counts) -> float:
 
 
 def alternatives(counts: Counts, manifest: Manifest) -> dict[str, float]:
-    """Another way -> bytes a token; `as_indexed` is ours before any compaction."""
+    """Another way -> bytes a token; `uncompressed` is ours with a vector for every token."""
     d = manifest.hidden_size
     codes = counts.code_bytes / max(counts.tokens, 1)
     return {
-        "as_indexed": round(manifest.bits / 8 + 2 + codes, 2),
+        "uncompressed": round(manifest.bits / 8 + 2 + codes, 2),
         "float32": 4.0 * d,
         "float16": 2.0 * d,
         "int8": d + 2.0,
@@ -48,6 +48,6 @@ def lines(counts: Counts, manifest: Manifest) -> tuple[str, str]:
     other = alternatives(counts, manifest)
     return (
         f"{counts.bytes_per_token:.1f} bytes ({own}), and {word_index(counts):.1f} for the word index",
-        f"{other['as_indexed']:.1f} as indexed; states in float32 {other['float32']:,.0f}, "
+        f"{other['uncompressed']:.1f} uncompressed; states in float32 {other['float32']:,.0f}, "
         f"float16 {other['float16']:,.0f}, int8 {other['int8']:,.0f}; 0 to read the text anew",
     )

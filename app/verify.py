@@ -44,7 +44,7 @@ def bundle_files(folder: Path, manifest: Manifest) -> Finding:
 def reencode(store: TokenStore, bundle: Bundle, count: int, seed: int = 0) -> tuple[int, Finding]:
     """Encode some passages of unchanged notes again: how many, and those whose bits differ."""
     ids, codes = store.codes()
-    ratios = ratios_of(store)
+    ratios = ratios_of(store, bundle.manifest)
     order = list(range(len(ids)))
     random.Random(seed).shuffle(order)
     unchanged: dict[str, bool] = {}

@@ -403,6 +403,7 @@ def _manifest(
         passage_tokens=trained["recipe"]["data"]["window"],
         question_tokens=MAX_QUESTION,
         heading_tokens=MAX_HEADING,
+        offline_ratio=0.0 if trained["recipe"]["binarized"].get("bare") else None,
         null_logit=calibration.null_logit,
         temperature=calibration.temperature,
         threshold=calibration.threshold,

@@ -18,7 +18,7 @@ from typing import Any
 
 from store.errors import ModelError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 TOKENIZER, LOWER, UPPER, SPAN = "tokenizer.json", "lower.onnx", "upper.onnx", "span.onnx"
 FULL, SPLIT_LOWER, SPLIT_UPPER = "full.onnx", "split-lower.onnx", "split-upper.onnx"
@@ -75,6 +75,8 @@ class Manifest:
     """Longest question; a longer one is cut."""
     heading_tokens: int
     """Heading tokens that the lower graph sees before a passage."""
+    offline_ratio: float | None
+    """How far passages are compressed as they are indexed (`store.runs`): 0, common words alone; None, not at all."""
     null_logit: float
     """Score of "not in your notes" when answers are ranked."""
     temperature: float
@@ -109,6 +111,11 @@ def check_calibration(null_logit: float, temperature: float, threshold: float) -
             raise ValueError(f"a {name} of {value!r}, which is no number")
     if temperature <= 0 or not 0 <= threshold <= 1:
         raise ValueError(f"a temperature of {temperature:g} and a threshold of {threshold:g}, which cannot be")
+
+
+def is_ratio(value: object) -> bool:
+    """Whether it is a number that notes can be compressed by: at least 0 and less than 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -151,6 +158,8 @@ def read_manifest(folder: Path) -> Manifest:
         check_calibration(manifest.null_logit, manifest.temperature, manifest.threshold)
     except ValueError as error:
         raise ModelError(f"{path} has {error}: export the bundle again") from error
+    if manifest.offline_ratio is not None and not is_ratio(manifest.offline_ratio):
+        raise ModelError(f"{path} says offline_ratio is {manifest.offline_ratio!r}, no ratio: export the bundle again")
     if not isinstance(manifest.name, str):
         raise ModelError(f"{path} has a name that is no text: export the bundle again")
     if manifest.reader not in READERS or manifest.bits % 8 or manifest.code_bits % 8:

@@ -262,7 +262,7 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "store_bytes": "int",
         "bytes_per_token": "float",
         "bytes_per_token_parts": dict.fromkeys(("bits", "scales", "masks", "passage_codes"), "float"),
-        "bytes_per_token_instead": dict.fromkeys(("as_indexed", "float32", "float16", "int8", "from_text"), "float"),
+        "bytes_per_token_instead": dict.fromkeys(("uncompressed", "float32", "float16", "int8", "from_text"), "float"),
         "word_index_bytes_per_token": "float",
         "offline_ratio": "NoneType",
         "model": "str",
@@ -277,7 +277,7 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
     assert found["bytes_per_token"] == round((encoded + blocks) / found["tokens"], 2)
     assert sum(found["bytes_per_token_parts"].values()) == pytest.approx(found["bytes_per_token"], abs=0.02)
     assert found["bytes_per_token_instead"] == {
-        "as_indexed": found["bytes_per_token"],
+        "uncompressed": found["bytes_per_token"],
         "float32": 4 * 384,
         "float16": 2 * 384,
         "int8": 384 + 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from app.compaction import SETTING, Compressor, compact, ratios_of
 from app.places import Places
 from app.verify import reencode
 from store import upkeep
+from store.bundle import MANIFEST
 from store.codec import read_packed
 from store.errors import StoreError
 from store.runs import common_ids
 from store.tokens import TokenStore
-from tests.conftest import Run, contents, rows, run_index
+from tests.conftest import SAMPLE_NOTES, Run, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
 from tests.test_indexer import write
 from tests.test_trust import SECRET
@@ -157,7 +159,7 @@ def test_a_further_ratio_after_an_interrupted_one_reaches_every_passage_the_same
         with pytest.raises(KeyboardInterrupt):
             compact(store, bundle, 0.1, interrupt_after(3))  # type: ignore[arg-type]
         compact(store, bundle, 0.5)
-        assert ratios_of(store) == [0.1, 0.5]
+        assert ratios_of(store, bundle.manifest) == [0.1, 0.5]
     assert rows(private.store, STORED) == rows(tmp_path / "other.db", STORED)
 
 
@@ -344,3 +346,31 @@ def test_what_a_store_gives_is_what_its_bytes_say(private: Places, bundle: Bundl
         with pytest.raises(StoreError):
             TokenStore.open(private.store.with_name("none.db"))
         assert read_packed(*store.stored_bytes(1), len(expected[1][1])).starts is not None  # type: ignore[misc]
+
+
+# a bundle that asks for it
+
+
+def test_a_bundle_can_ask_for_notes_to_be_compressed_as_they_are_indexed(
+    run: Run, private: Places, notes: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TokenStore.open(private.store) as store:
+        compact(store, Bundle.open(private.bundle), 0)
+    folder = tmp_path / "asking"
+    shutil.copytree(private.bundle, folder)
+    made = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(made | {"offline_ratio": 0}))
+    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(folder))
+    shutil.copytree(SAMPLE_NOTES, notes, dirs_exist_ok=True)
+    fresh = home / "store.db"
+    monkeypatch.setenv("BTR_ASSISTANT_STORE", str(fresh))
+    assert run("index", notes).code == 0
+    assert rows(fresh, STORED) == rows(private.store, STORED)
+    found = json.loads(run("status", "--json").out)
+    assert found["offline_ratio"] == 0
+    assert found["bytes_per_token"] < 0.7 * found["bytes_per_token_instead"]["uncompressed"]
+    assert run("compact").err.startswith("ratio 0: 0 passages")
+    assert run("verify", "--reencode", "9").code == 0
+    assert run("compact", "--ratio", "0.2").code == 0
+    assert run("verify", "--reencode", "9").code == 0
+    refused(run("compact", "--ratio", "0.1"), 2, "the store was compacted with ratio 0.2")

@@ -133,12 +133,16 @@ def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["sign", "gain"])
-def test_variants_without_ids_export_without_a_base_table(run: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "bare", "ratio"), [("sign", 0.0, None), ("gain", 1.0, 0)])
+def test_variants_without_ids_export_without_a_base_table(
+    run: Path, tmp_path: Path, kind: str, bare: float, ratio: float | None
+) -> None:
     data = [run.parent / "train.jsonl"]
     split = SplitConfig(split_layer=1, upper_layers=2, binarizer=kind, bits=32, code_bits=32, match_rank=0)
-    train(run.parent / "bert", data, data, tmp_path / "run", replace(RECIPE, split=split), share=run)
-    make_bundle(tmp_path / "run", tmp_path / "sign", "sign", precision="float32")
+    recipe = replace(RECIPE, split=split, binarized=replace(RECIPE.binarized, bare=bare))
+    train(run.parent / "bert", data, data, tmp_path / "run", recipe, share=run)
+    manifest = make_bundle(tmp_path / "run", tmp_path / "sign", "sign", precision="float32")
+    assert manifest.offline_ratio == ratio  # a reader that was trained without common words' bits asks for none
     bundle = Bundle.open(tmp_path / "sign")
     encoded = bundle.encode_passage("heating", CONTEXT)
     bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)

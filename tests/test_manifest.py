@@ -15,7 +15,7 @@ def manifest(folder: Path) -> Manifest:
     for name in (LOWER, UPPER, SPAN, "tokenizer.json"):
         (folder / name).write_bytes(name.encode())
     made = Manifest(
-        format_version=2,
+        format_version=3,
         name="tiny",
         reader="extractive",
         hidden_size=32,
@@ -27,6 +27,7 @@ def manifest(folder: Path) -> Manifest:
         passage_tokens=64,
         question_tokens=16,
         heading_tokens=8,
+        offline_ratio=0.0,
         null_logit=0.0,
         temperature=1.0,
         threshold=0.5,
@@ -50,6 +51,7 @@ def test_the_fingerprint_covers_what_decides_the_bits_and_nothing_else(tmp_path:
     assert len(made.fingerprint) == 16
     for same in (
         replace(made, name="other", measured={"f1": 1}, null_logit=2.0, temperature=3.0, threshold=0.1),
+        replace(made, offline_ratio=None),
         replace(made, files={**made.files, UPPER: "0"}),
     ):
         assert same.fingerprint == made.fingerprint
@@ -92,6 +94,11 @@ def test_garbage_for_a_manifest_is_one_sentence(tmp_path: Path, text: str) -> No
         ("heading_tokens", -1),
         ("bits", True),
         ("name", None),
+        ("offline_ratio", 1),
+        ("offline_ratio", -0.1),
+        ("offline_ratio", "0"),
+        ("offline_ratio", True),
+        ("offline_ratio", float("nan")),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused(tmp_path: Path, entry: str, value: object) -> None:
