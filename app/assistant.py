@@ -32,8 +32,9 @@ from app.scope import parse_scope
 from app.tree import in_a_cloud
 from store.codec import Bits
 from store.errors import FormatError, UsageError
+from store.records import StoredPassage
 from store.scope import EVERYTHING, Scope
-from store.tokens import StoredPassage, TokenStore
+from store.tokens import TokenStore
 
 PASSAGES_READ = 20
 CANDIDATES = 5

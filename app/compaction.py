@@ -20,8 +20,9 @@ from app.bundle import Bundle
 from store.bundle import Manifest, is_ratio
 from store.codec import Packed
 from store.errors import StoreError, UsageError
+from store.records import Counts
 from store.runs import common_ids, compress, runs_kept
-from store.tokens import Counts, TokenStore
+from store.tokens import TokenStore
 
 SETTING = "offline_ratios"
 """Key in the store's settings."""

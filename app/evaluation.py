@@ -37,7 +37,8 @@ from app.reader import PassageBits, Reader, Span, never, open_reader
 from app.retriever import CANDIDATES, Retriever, fuse, to_read
 from store.codec import token_arrays
 from store.errors import UsageError
-from store.tokens import StoredPassage, TokenStore
+from store.records import StoredPassage
+from store.tokens import TokenStore
 
 RIGHT = 0.5
 """F1 from which an answer counts as right where only right or wrong is asked."""

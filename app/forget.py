@@ -21,8 +21,9 @@ from shlex import quote
 from app.formats.base import encodable
 from app.tree import IGNORE_FILES, scan
 from store.errors import StoreError, UsageError
+from store.records import StoredDocument
 from store.residue import file_blocks, found_in, pieces, text_blocks
-from store.tokens import StoredDocument, TokenStore, is_inside
+from store.tokens import TokenStore, is_inside
 from store.upkeep import LOGS, beside, search_index
 
 _SPECIAL = re.compile(r"[\\*?\[\]!#]")

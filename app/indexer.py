@@ -27,7 +27,8 @@ from app.sync import Plan, Stored, make_plan
 from store.bundle import Manifest
 from store.codec import read_packed
 from store.errors import BusyError, StoreError
-from store.tokens import NewDocument, NewPassage, Placement, TokenStore, is_inside
+from store.records import NewDocument, NewPassage, Placement
+from store.tokens import TokenStore, is_inside
 from store.upkeep import discard_part
 
 SPEED = "tokens_per_second"

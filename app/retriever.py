@@ -17,8 +17,9 @@ import numpy.typing as npt
 from app.reader import PassageBits
 from store.codec import Bits, Floats, pack, unpack
 from store.codes import Codes, Rows
+from store.records import StoredPassage
 from store.scope import EVERYTHING, Scope
-from store.tokens import StoredPassage, TokenStore
+from store.tokens import TokenStore
 
 CANDIDATES = 200
 """Passages that each of the two rankings contributes."""

@@ -10,7 +10,7 @@ is given passage codes.
 from __future__ import annotations
 
 from store.bundle import Manifest
-from store.tokens import Counts
+from store.records import Counts
 
 
 def parts(counts: Counts) -> dict[str, float]:

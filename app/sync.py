@@ -27,7 +27,8 @@ from shlex import quote
 from app.documents import DocumentError, hash_of, read_document
 from app.formats.base import encodable
 from app.tree import File, Tree, scan
-from store.tokens import UNREAD, StoredDocument, TokenStore, is_inside
+from store.records import StoredDocument
+from store.tokens import UNREAD, TokenStore, is_inside
 
 GUARD_NOTES = 5
 GUARD_SHARE = 3

@@ -18,8 +18,9 @@ from store.bundle import Manifest
 from store.bundle import verify as verify_bundle
 from store.codec import read_packed, read_runs
 from store.errors import FormatError, ModelError
+from store.records import StoredPassage
 from store.runs import compress
-from store.tokens import StoredPassage, TokenStore
+from store.tokens import TokenStore
 from store.upkeep import Finding, encoded, pages, references, search_index
 
 

@@ -38,8 +38,9 @@ from app.places import EMBEDDED_BUNDLE
 from app.reader import ExtractiveReader, PassageBits
 from app.retriever import Retriever
 from store.codec import Bits, Floats, Packed, decoded_scales, encoded_scales, unpack
+from store.records import StoredPassage
 from store.runs import common_ids, compress, runs_kept
-from store.tokens import StoredPassage, TokenStore
+from store.tokens import TokenStore
 
 BLOCK = 1024
 """Vectors on each side of a bipartite matching: time is linear in a frequent id's tokens, and memory bounded."""

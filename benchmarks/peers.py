@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -29,10 +29,11 @@ import numpy.typing as npt
 from app.baselines import FloatSplitReader, FullReader
 from app.bundle import Bundle, EncodedQuestion
 from app.reader import MAX_ANSWER_TOKENS, PassageBits, Reader, open_reader
-from app.retriever import Retriever
+from app.retriever import Retriever, priors
 from store.codec import Floats
 from store.errors import BtrError, ModelError
-from store.tokens import StoredPassage, TokenStore
+from store.records import StoredPassage
+from store.tokens import TokenStore
 
 BATCH = 200
 """Passages whose states are made at a time."""
@@ -113,7 +114,9 @@ class Peer:
         with self.store.snapshot():
             hits = self._retriever.retrieve(text, question.code, depth)
             retrieved, busy = time.perf_counter(), time.process_time()
-            passages = self.load(self.store.passages([hit.passage_id for hit in hits]))
+            found, prior = self.store.passages([hit.passage_id for hit in hits]), priors(hits)
+            kept = zip(found, self.load(found), strict=True)
+            passages = [replace(passage, prior=prior[at.id]) for at, passage in kept]
         loaded = time.perf_counter()
         answer = self.read(text, question, passages)
         ended, busy = time.perf_counter(), time.process_time() - busy

@@ -63,7 +63,8 @@ from benchmarks.peers import (
 from benchmarks.yardsticks import indexing, roofline, write_encoder
 from store.bundle import TOKENIZER
 from store.errors import BtrError, ModelError, UsageError
-from store.tokens import StoredPassage, TokenStore
+from store.records import StoredPassage
+from store.tokens import TokenStore
 
 DEPTHS = "5,10,20,40,100"
 SETTLE = 0.01

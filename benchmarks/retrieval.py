@@ -22,7 +22,8 @@ from app.evaluation import load_questions
 from app.places import EMBEDDED_BUNDLE
 from app.retriever import CANDIDATES, Retriever, fuse
 from store.codec import Floats
-from store.tokens import StoredPassage, TokenStore
+from store.records import StoredPassage
+from store.tokens import TokenStore
 
 DEPTH = 100
 MEASURES = [R @ 1, R @ 5, R @ 20, RR @ 100]

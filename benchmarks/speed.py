@@ -28,7 +28,8 @@ from app.assistant import Assistant
 from app.baselines import FullReader
 from app.bundle import Bundle
 from app.places import resolve
-from app.reader import ExtractiveReader, PassageBits
+from app.reader import ExtractiveReader
+from app.retriever import to_read
 from app.size import alternatives, parts, word_index
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +102,7 @@ def against_full(assistant: Assistant, baselines: Path, runs: int = 30) -> None:
         hits = assistant._retriever.retrieve(question, encoded.code, 20)
         found = assistant.store.passages([hit.passage_id for hit in hits])
         bits = assistant.store.token_bits([passage.id for passage in found])
-        inputs = [PassageBits(passage.text, *bits[passage.id], passage.heading) for passage in found]
+        inputs = to_read(hits, found, bits)
         began = time.perf_counter()
         split_reader.read(bundle.encode_question(question), inputs)
         split_times.append(time.perf_counter() - began)

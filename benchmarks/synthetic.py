@@ -19,7 +19,8 @@ from app.bundle import Bundle
 from app.places import EMBEDDED_BUNDLE
 from store.bundle import TOKENIZER
 from store.codec import pack
-from store.tokens import NewDocument, NewPassage, TokenStore
+from store.records import NewDocument, NewPassage
+from store.tokens import TokenStore
 
 SEED = 20261121
 PASSAGES_PER_NOTE = 25

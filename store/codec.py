@@ -46,12 +46,6 @@ def unpack(bits: Bits) -> Floats:
     return np.unpackbits(bits, axis=-1).astype(np.float32) * 2 - 1
 
 
-def hamming(a: Bits, b: Bits) -> npt.NDArray[np.int64]:
-    """Hamming distance over the last axis of two broadcastable packed arrays: small is near."""
-    distance: npt.NDArray[np.int64] = np.bitwise_count(a ^ b).sum(axis=-1, dtype=np.int64)
-    return distance
-
-
 def scales_to_bytes(scale: Floats) -> bytes:
     """Scales (n,) -> 2 n bytes."""
     return scale.astype(SCALE_DTYPE).tobytes()

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import StoreError, UsageError
-from store.tokens import SCHEMA_VERSION, TokenStore, _sqlite_errors
+from store.sqlite import last_id, sqlite_errors
+from store.tokens import SCHEMA_VERSION, TokenStore
 
 RIGHT, WRONG_ANSWER, WRONG_SOURCE = "right", "wrong answer", "wrong source"
 VERDICTS = (RIGHT, WRONG_ANSWER, WRONG_SOURCE)
@@ -91,7 +92,7 @@ class SessionStore:
             StoreError: If there is no such store.
         """
         TokenStore.open(path).close()  # says what is wrong with it
-        with _sqlite_errors(path):
+        with sqlite_errors(path):
             connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False, isolation_level=None)
             for pragma in ("foreign_keys = ON", "secure_delete = ON"):
                 connection.execute(f"PRAGMA {pragma}")
@@ -117,7 +118,7 @@ class SessionStore:
         Raises:
             StoreError: If not.
         """
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 # a lock alone can be had of a file that cannot be written
@@ -137,13 +138,13 @@ class SessionStore:
             known = self._connection.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone()
             if session_id is None or known is None:
                 sql = "INSERT INTO sessions (created_at) VALUES (?)"
-                session_id = _last_id(self._connection.execute(sql, (int(turn.asked_at),)))
+                session_id = last_id(self._connection.execute(sql, (int(turn.asked_at),)))
             sql = (
                 "INSERT INTO turns (session_id, asked_at, question, read_as, scope, outcome) VALUES (?, ?, ?, ?, ?, ?)"
             )
             outcome = json.dumps(turn.outcome, ensure_ascii=False)
             row = (session_id, int(turn.asked_at), turn.question, turn.read_as, turn.scope, outcome)
-            turn_id = _last_id(self._connection.execute(sql, row))
+            turn_id = last_id(self._connection.execute(sql, row))
             quotes = [(turn_id, path) for path in turn.paths]
             self._connection.executemany("INSERT OR IGNORE INTO quotes VALUES (?, ?)", quotes)
         return session_id, turn_id
@@ -182,12 +183,12 @@ class SessionStore:
         with self._transaction():
             if not self._connection.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount:
                 raise _unknown(session_id)
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still has its pages
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -251,7 +252,7 @@ class SessionStore:
         ]
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        with self._lock, _sqlite_errors(self.path):
+        with self._lock, sqlite_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
 
@@ -262,8 +263,3 @@ def _holds(text: str, words: Iterable[str]) -> bool:
 
 def _unknown(session_id: int) -> UsageError:
     return UsageError(f"there is no session {session_id}: btr-assistant sessions list shows them")
-
-
-def _last_id(cursor: sqlite3.Cursor) -> int:
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid

@@ -17,7 +17,6 @@ import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,19 @@ from store.codec import Bits, Packed, read_packed, token_arrays
 from store.codes import POINTERS, Blocks, Codes
 from store.errors import StoreError
 from store.fields import TAG, date_of, fields_of, folder_of
+from store.records import (
+    Counts,
+    NewDocument,
+    NewPassage,
+    PackedPassage,
+    Placement,
+    Source,
+    StoredDocument,
+    StoredPassage,
+)
 from store.scope import EVERYTHING, Scope
 from store.search import Chosen, Search, query_words
+from store.sqlite import damaged, last_id, sound, sqlite_errors, typed
 
 SCHEMA_VERSION = 6
 APPLICATION_ID = 0x42545231
@@ -40,166 +50,6 @@ UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
 EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
 _INDEX_FIRST = "run btr-assistant index FOLDER first"
-
-
-@dataclass(frozen=True)
-class StoredDocument:
-    """What the store knows of a file: enough to tell whether it changed."""
-
-    id: int
-    source_id: int
-    path: str
-    content_hash: str
-    size: int
-    mtime_ns: int
-    title: str
-    deleted_at: int | None
-    """Seconds since 1970; None: its file is there."""
-
-    @property
-    def deleted(self) -> bool:
-        """It is a tombstone."""
-        return self.deleted_at is not None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder or file that is kept in step with the store."""
-
-    id: int
-    root: str
-    notes: int
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a stored document is now: the same bytes under another path or time, or back after a deletion."""
-
-    document_id: int
-    source_id: int
-    path: str
-    size: int
-    mtime_ns: int
-    tags: Sequence[str] | None = None
-    """Those in its text, where they were read again; None leaves them as they are."""
-
-
-@dataclass(frozen=True)
-class NewDocument:
-    """A file to add."""
-
-    path: str
-    content_hash: str
-    size: int
-    mtime_ns: int
-    title: str
-    metadata: Mapping[str, Any]
-    tags: Sequence[str] = ()
-    """Those in its text; those in its metadata are found there."""
-
-
-@dataclass(frozen=True)
-class NewPassage:
-    """A passage to add, encoded."""
-
-    start: int
-    """First character in the file's text."""
-    end: int
-    line: int
-    """1-based line of the first character."""
-    page: int | None
-    heading: str
-    """Heading path, ' > ' between levels."""
-    text: str
-    tokens: int
-    """n."""
-    code: bytes
-    """c / 8 bytes."""
-    bits: bytes
-    """n * m / 8 bytes."""
-    scale: bytes
-    """n float16."""
-    anchors: Sequence[tuple[int, int, int, int | None]] = ()
-    """(offset in the text, start, line, page) wherever the text leaves the file's run; none where it does not."""
-    runs: bytes | None = None
-    """Which tokens share a vector; then `bits` and `scale` are those of the runs. None: each has its own."""
-
-
-@dataclass(frozen=True)
-class StoredPassage:
-    """A passage with the file it came from."""
-
-    id: int
-    path: str
-    content_hash: str
-    size: int
-    mtime_ns: int
-    start: int
-    end: int
-    line: int
-    page: int | None
-    heading: str
-    text: str
-    tokens: int
-    anchors: tuple[tuple[int, int, int, int | None], ...] = ()
-
-
-@dataclass(frozen=True)
-class PackedPassage:
-    """A passage's tokens as they are stored."""
-
-    passage_id: int
-    text: str
-    live: bool
-    """Its note was not deleted."""
-    passage: Packed
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much a store holds."""
-
-    notes: int
-    passages: int
-    tokens: int
-    failed: int
-    deleted: int
-    """Tombstones; counted nowhere else but in `store_bytes`."""
-    stored_passages: int
-    """Those of tombstones included."""
-    compressed: int
-    """Of them."""
-    bits_bytes: int
-    scale_bytes: int
-    runs_bytes: int
-    """Masks that say which tokens of a compressed passage share a vector."""
-    code_bytes: int
-    """Passage codes, in their blocks too."""
-    text_bytes: int
-    """Text of the passages, UTF-8."""
-    word_index_bytes: int
-    """The full-text index, tombstones' part included until `cleanup`."""
-    store_bytes: int
-    """Size of the file with its log."""
-
-    @property
-    def encoded_bytes(self) -> int:
-        """Bits, scales, runs and passage codes: all that is kept for reading and ranking but text."""
-        return self.bits_bytes + self.scale_bytes + self.runs_bytes + self.code_bytes
-
-    def with_sizes(self, bits: int, scale: int, runs: int) -> Counts:
-        """The same with so many bytes more of bits, scales and runs."""
-        return replace(
-            self,
-            bits_bytes=self.bits_bytes + bits,
-            scale_bytes=self.scale_bytes + scale,
-            runs_bytes=self.runs_bytes + runs,
-        )
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Encoded bytes over tokens; 0 in an empty store."""
-        return self.encoded_bytes / self.tokens if self.tokens else 0.0
 
 
 class TokenStore:
@@ -227,7 +77,7 @@ class TokenStore:
             raise StoreError(f"cannot write {path} ({error.strerror}): give another place with --store") from error
         store = cls._connect(path)
         try:
-            with _sqlite_errors(path):
+            with sqlite_errors(path):
                 store._migrate(fingerprint, model)
             store._check(fingerprint)
         except BaseException:
@@ -255,7 +105,7 @@ class TokenStore:
 
     @classmethod
     def _connect(cls, path: Path) -> TokenStore:
-        with _sqlite_errors(path):
+        with sqlite_errors(path):
             connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
             connection.execute("PRAGMA page_size = 16384")  # of a new file; a 4 KiB page holds one passage's bits
             connection.execute("PRAGMA foreign_keys = ON")
@@ -277,7 +127,7 @@ class TokenStore:
 
             from store.schema import migrations
 
-            with _sound(self.path):
+            with sound(self.path):
                 migrations.apply(Database(self._connection, execute_plugins=False))
         with self._transaction():
             rows = [("fingerprint", fingerprint), ("model", model)]
@@ -288,7 +138,7 @@ class TokenStore:
         return not self._rows("SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1")
 
     def _check(self, fingerprint: str | None) -> None:
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             version, application = self._pragma("user_version"), self._pragma("application_id")
             if application != APPLICATION_ID:
                 if self._empty():  # a first run was cut off before its schema
@@ -323,7 +173,7 @@ class TokenStore:
 
     def damaged(self, reason: str) -> StoreError:
         """The sentence for a store that holds what cannot be."""
-        return _damaged(self.path, reason)
+        return damaged(self.path, reason)
 
     def close(self) -> None:
         """Close the connection; the store can be opened again."""
@@ -397,7 +247,7 @@ class TokenStore:
                     date_of(document.metadata),
                 ),
             )
-            document_id = _last_id(cursor)
+            document_id = last_id(cursor)
             self._put_fields(document_id, document.metadata, document.tags)
             for passage in passages:
                 cursor = self._connection.execute(
@@ -418,7 +268,7 @@ class TokenStore:
                 )
                 self._connection.execute(
                     "INSERT INTO token_bits (passage_id, bits, scale, runs) VALUES (?, ?, ?, ?)",
-                    (_last_id(cursor), passage.bits, passage.scale, passage.runs),
+                    (last_id(cursor), passage.bits, passage.scale, passage.runs),
                 )
         return document_id
 
@@ -458,7 +308,7 @@ class TokenStore:
                 )
                 if placement.tags is not None:
                     sql = "SELECT metadata FROM documents WHERE id = ?"
-                    with _sound(self.path):
+                    with sound(self.path):
                         metadata = dict(
                             json.loads(self._connection.execute(sql, (placement.document_id,)).fetchone()[0])
                         )
@@ -520,7 +370,7 @@ class TokenStore:
         """Leave nothing in the file of what was removed, and give its room back."""
         with self._transaction():
             self._connection.execute("INSERT INTO passages_fts (passages_fts) VALUES ('optimize')")
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -557,11 +407,11 @@ class TokenStore:
         It takes the writer's lock at once: one that begins by reading is refused, and does not wait, where a session is
         being saved.
         """
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                with _sound(self.path):
+                with sound(self.path):
                     Blocks(self._connection).pack()
                 self._connection.execute(
                     "INSERT INTO settings VALUES (?, '1') "
@@ -578,7 +428,7 @@ class TokenStore:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything read inside belongs together, whatever an indexer commits meanwhile."""
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -591,7 +441,7 @@ class TokenStore:
         return str(rows[0][0]) if rows else None
 
     def _root(self, source_id: int) -> str:
-        with _sound(self.path):
+        with sound(self.path):
             ((root,),) = self._rows("SELECT root FROM sources WHERE id = ?", (source_id,))
         return str(root)
 
@@ -601,21 +451,21 @@ class TokenStore:
             "SELECT s.id, s.root, COUNT(d.id) FROM sources s "
             "LEFT JOIN documents d ON d.source_id = s.id AND d.deleted_at IS NULL GROUP BY s.id ORDER BY s.root"
         )
-        with _sound(self.path):
-            return [Source(*_typed(row, (int, str, int))) for row in self._rows(sql)]
+        with sound(self.path):
+            return [Source(*typed(row, (int, str, int))) for row in self._rows(sql)]
 
     def documents(self) -> list[StoredDocument]:
         """Every document, tombstones included, by path."""
         sql = "SELECT id, source_id, path, content_hash, size, mtime_ns, title, deleted_at FROM documents ORDER BY path"
         types = (int, int, str, str, int, int, str, int | None)
-        with _sound(self.path):
-            return [StoredDocument(*_typed(row, types)) for row in self._rows(sql)]
+        with sound(self.path):
+            return [StoredDocument(*typed(row, types)) for row in self._rows(sql)]
 
     def failures(self) -> list[tuple[str, str]]:
         """(path, reason) of every file that could not be indexed."""
         rows = self._rows("SELECT path, reason FROM failures ORDER BY path")
-        with _sound(self.path):
-            return [(path, reason) for path, reason in (_typed(row, (str, str)) for row in rows)]
+        with sound(self.path):
+            return [(path, reason) for path, reason in (typed(row, (str, str)) for row in rows)]
 
     def texts_of(self, document_id: int) -> list[str]:
         """Everything that is kept of a document as text."""
@@ -627,8 +477,8 @@ class TokenStore:
             "UNION ALL SELECT text FROM passages WHERE document_id = :id"
         )
         rows = self._rows(sql, {"id": document_id})
-        with _sound(self.path):
-            return [text for (text,) in (_typed(row, (str,)) for row in rows)]
+        with sound(self.path):
+            return [text for (text,) in (typed(row, (str,)) for row in rows)]
 
     def turn_texts(self) -> list[tuple[int, str]]:
         """(turn id, everything that is kept of it as text, JSON undone)."""
@@ -647,7 +497,7 @@ class TokenStore:
         for table in self._rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'passages_fts%'"
         ):
-            with _sqlite_errors(self.path):
+            with sqlite_errors(self.path):
                 for row in self._connection.execute(f'SELECT * FROM "{table[0]}"'):
                     yield from (value for value in row if isinstance(value, str))
         yield from (sql for (sql,) in self._rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
@@ -663,12 +513,12 @@ class TokenStore:
             mask = np.zeros(last + 1, dtype=np.uint8)
             mask[ids] = 1
             holds = mask.tobytes().__getitem__
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             return Search(self._connection, len(index), Chosen(len(ids), first, last, holds)).best(words, limit)
 
     def code_index(self) -> Codes:
         """Every passage's code, deleted documents' included; kept in memory until the store changes."""
-        with _sqlite_errors(self.path), _sound(self.path):
+        with sqlite_errors(self.path), sound(self.path):
             version = (self.revision(), self._connection.total_changes)
             if version != self._version:
                 self._index, self._rows_of = Codes.none(), None
@@ -696,11 +546,6 @@ class TokenStore:
         index, rows = self.code_index(), self.rows(EVERYTHING)
         chosen = np.arange(len(index)) if rows is None else np.flatnonzero(rows)
         return index.ids[chosen].astype(np.int64), index.take(chosen)
-
-    def passage_ids(self, scope: Scope) -> npt.NDArray[np.int64]:
-        """The ids of all passages of a scope (P,)."""
-        rows = self.rows(scope)
-        return self.code_index().ids[slice(None) if rows is None else rows].astype(np.int64)
 
     def count_notes(self, scope: Scope) -> int:
         """How many notes a scope holds."""
@@ -731,7 +576,7 @@ class TokenStore:
 
     def revision(self) -> int:
         """A number that changes when notes were written to; what a session saves does not change it."""
-        with _sound(self.path):
+        with sound(self.path):
             return int(self.setting(REVISION) or 0)
 
     def passages(self, ids: Sequence[int]) -> list[StoredPassage]:
@@ -743,8 +588,8 @@ class TokenStore:
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
         types = (int, str, str, int, int, int, int, int, int | None, str, str, int, str | None)
-        with _sound(self.path):
-            found = {row[0]: StoredPassage(*(*_typed(row, types)[:-1], _anchors(row[-1]))) for row in rows}
+        with sound(self.path):
+            found = {row[0]: StoredPassage(*(*typed(row, types)[:-1], _anchors(row[-1]))) for row in rows}
         return [found[i] for i in ids if i in found]
 
     def token_bits(self, ids: Sequence[int]) -> dict[int, tuple[Bits, npt.NDArray[np.float16]]]:
@@ -754,8 +599,8 @@ class TokenStore:
             "WHERE p.id IN (%s)"
         )
         rows = self._rows(sql % _marks(ids), tuple(ids))
-        with _sound(self.path):
-            return {row[0]: token_arrays(*_typed(row, (int, bytes, bytes, int, bytes | None))[1:]) for row in rows}
+        with sound(self.path):
+            return {row[0]: token_arrays(*typed(row, (int, bytes, bytes, int, bytes | None))[1:]) for row in rows}
 
     def packed_after(self, passage_id: int, limit: int) -> list[PackedPassage]:
         """The passages with the next higher ids, those of deleted notes included."""
@@ -765,15 +610,15 @@ class TokenStore:
             "WHERE p.id > ? ORDER BY p.id LIMIT ?"
         )
         types = (int, str, int, bytes, bytes, bytes | None, int)
-        with _sound(self.path):
-            rows = [_typed(row, types) for row in self._rows(sql, (passage_id, limit))]
+        with sound(self.path):
+            rows = [typed(row, types) for row in self._rows(sql, (passage_id, limit))]
             return [PackedPassage(i, text, bool(live), read_packed(*stored)) for i, text, live, *stored in rows]
 
     def stored_bytes(self, passage_id: int) -> tuple[bytes, bytes, bytes | None] | None:
         """Bits, scale and runs of a passage, byte by byte; None where it has none."""
         for row in self._rows("SELECT bits, scale, runs FROM token_bits WHERE passage_id = ?", (passage_id,)):
-            with _sound(self.path):
-                bits, scale, runs = _typed(row, (bytes, bytes, bytes | None))
+            with sound(self.path):
+                bits, scale, runs = typed(row, (bytes, bytes, bytes | None))
             return bits, scale, runs
         return None
 
@@ -801,8 +646,8 @@ class TokenStore:
             "FROM documents d JOIN passages p ON p.document_id = d.id JOIN token_bits t ON t.passage_id = p.id "
             "WHERE d.deleted_at IS NULL"
         )
-        with _sound(self.path):
-            passages, tokens, bits, scale, runs, code, text = _typed(self._rows(sql)[0], (int,) * 7)
+        with sound(self.path):
+            passages, tokens, bits, scale, runs, code, text = typed(self._rows(sql)[0], (int,) * 7)
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         return Counts(
             notes=notes,
@@ -825,14 +670,14 @@ class TokenStore:
         )
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] | Mapping[str, Any] = ()) -> list[Any]:
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
     def _ids(self, sql: str, parameters: tuple[Any, ...] = ()) -> npt.NDArray[np.int64]:
         """The first column of a query, never as rows."""
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             found = self._connection.execute(sql, parameters)
-            with _sound(self.path):
+            with sound(self.path):
                 return np.fromiter((row[0] for row in found), dtype=np.int64)
 
     def _pragma(self, name: str) -> int:
@@ -859,64 +704,3 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _marks(ids: Sequence[int]) -> str:
     return ",".join("?" * len(ids))
-
-
-def _last_id(cursor: sqlite3.Cursor) -> int:
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as sentences; what only wrong SQL can cause is a bug and passes through."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise StoreError(f"{path} is locked by another program: wait for it to finish, then try again") from error
-        if "disk is full" in text:
-            raise StoreError(f"the disk of {path} is full: make room, then index again, nothing was lost") from error
-        if "readonly" in text or "unable to open" in text or "disk I/O" in text:
-            raise StoreError(f"{path} cannot be used ({text}): check its permissions and its disk") from error
-        if "syntax error" in text or "too many" in text or "too large" in text:
-            raise
-        raise _damaged(path, error) from error  # tables, columns or text that are not what the schema says
-    except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError):
-        raise
-    except sqlite3.IntegrityError as error:
-        if "NOT NULL" in str(error):  # a value that the caller gave
-            raise
-        raise _damaged(path, error) from error
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second is SQLite's message, torn like the page
-        raise _damaged(path, error) from error
-
-
-@contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Values that a sound store cannot hold, as a sentence."""
-    try:
-        yield
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception | str) -> StoreError:
-    reason = " ".join(str(error).split())[:200]
-    return StoreError(
-        f"{path} is not a readable store ({reason}): run btr-assistant restore BACKUP, or move it away and run "
-        "btr-assistant index again"
-    )
-
-
-def _typed(row: Sequence[Any], types: Sequence[Any]) -> Sequence[Any]:
-    """
-    A row whose values have the types of its columns; SQLite itself holds anything anywhere.
-
-    Raises:
-        TypeError: If one has not.
-    """
-    for value, expected in zip(row, types, strict=True):
-        if not isinstance(value, expected):
-            raise TypeError(f"a {type(value).__name__} where there is none")
-    return row

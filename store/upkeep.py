@@ -22,7 +22,8 @@ from pathlib import Path
 from store.codec import SCALE_DTYPE, read_runs
 from store.codes import Blocks
 from store.errors import BusyError, FormatError, StoreError, UsageError
-from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore, _sqlite_errors
+from store.sqlite import sqlite_errors
+from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore
 
 KEPT = ".before-restore"
 """Ending of the store that a restored one took the place of."""
@@ -285,7 +286,7 @@ def _remove(path: Path) -> None:
 @contextmanager
 def _connection(path: Path, timeout: float = 10) -> Iterator[sqlite3.Connection]:
     """An existing SQLite file, closed afterwards; it is never made."""
-    with _sqlite_errors(path):
+    with sqlite_errors(path):
         uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
         try:

@@ -450,9 +450,9 @@ def test_a_store_that_cannot_be_written_is_chatted_with_and_that_is_said_once(
     def refuse(self: SessionStore) -> None:
         import sqlite3
 
-        from store.tokens import _sqlite_errors
+        from store.sqlite import sqlite_errors
 
-        with _sqlite_errors(self.path):
+        with sqlite_errors(self.path):
             raise sqlite3.OperationalError("attempt to write a readonly database")
 
     monkeypatch.setattr(SessionStore, "check_writable", refuse)

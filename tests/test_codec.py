@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store.codec import hamming, pack, scales_to_bytes, token_arrays, unpack
+from store.codec import pack, scales_to_bytes, token_arrays, unpack
 from store.errors import FormatError
 
 
@@ -33,12 +33,6 @@ def test_unpack_inverts_pack_to_signs(y: np.ndarray) -> None:
 def test_a_width_that_leaves_padding_bits_is_refused() -> None:
     with pytest.raises(FormatError, match="12 bits per token is not a multiple of 8"):
         pack(np.zeros((2, 12), dtype=np.float32))
-
-
-def test_hamming_distance_is_the_number_of_differing_signs() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, 7, 64)).astype(np.float32)
-    assert hamming(pack(a), pack(b)).tolist() == ((a > 0) != (b > 0)).sum(axis=1).tolist()
 
 
 def test_scales_are_little_endian_float16() -> None:

@@ -15,7 +15,8 @@ from app.bundle import Bundle
 from app.places import Places
 from app.retriever import FUSION, LEXICAL_WEIGHT, PRIOR, Hit, Retriever, fuse, priors
 from store.codec import Bits, Floats, pack, unpack
-from store.tokens import NewDocument, NewPassage, TokenStore
+from store.records import NewDocument, NewPassage
+from store.tokens import TokenStore
 from tests.conftest import run_index
 
 NASTY = [

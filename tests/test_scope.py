@@ -14,8 +14,9 @@ from app.bundle import Bundle
 from app.retriever import Retriever
 from app.scope import parse_scope
 from store.errors import UsageError
+from store.records import NewDocument, NewPassage
 from store.scope import Dates, Field, Folder, Not, Tag
-from store.tokens import NewDocument, NewPassage, TokenStore
+from store.tokens import TokenStore
 from tests.conftest import new_store, run_index
 
 
@@ -104,7 +105,8 @@ def shelf(notes: Path, tmp_path: Path, bundle: Bundle) -> Iterator[TokenStore]:
 def names(store: TokenStore, text: str) -> list[str]:
     """The notes that a filter leaves, by the codes and by the count."""
     scope = parse_scope(text)
-    ids = [int(i) for i in store.passage_ids(scope)]
+    rows = store.rows(scope)
+    ids = store.code_index().ids[slice(None) if rows is None else rows].tolist()
     found = sorted({Path(passage.path).name for passage in store.passages(ids)})
     assert store.count_notes(scope) == len(found)
     return found

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from store import search
+from store.records import NewDocument, NewPassage
 from store.scope import EVERYTHING, Folder, Not, Scope
 from store.search import fts_query
-from store.tokens import NewDocument, NewPassage, TokenStore
+from store.tokens import TokenStore
 
 COUNT = 400
 SHARES = {"river": 0.02, "bridge": 0.05, "market": 0.08, "winter": 0.1, "house": 0.3, "people": 0.6}

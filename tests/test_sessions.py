@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from store.errors import StoreError, UsageError
+from store.records import Placement
 from store.sessions import RIGHT, WRONG_ANSWER, NewTurn, SessionStore
-from store.tokens import Placement, TokenStore
+from store.tokens import TokenStore
 from tests.conftest import Run
 from tests.test_tokens import document, passage
 
