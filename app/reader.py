@@ -32,6 +32,12 @@ MARGIN = 5.0
 passages 3.9 are left of the six, at 0.4 points of EM and F1: one question."""
 ALTERNATIVES = 2
 """Passages that are read to the end whatever is found in them, so that there is another answer to look at."""
+SURVEYED = 6
+"""Passages that are read at all whatever is found in them: those that retrieval puts first."""
+HOPE = 8.0
+"""What the early span head finds in one passage of twenty. One that would fall short with it is not read: on 489
+validation questions over 1,590 contexts 10.1 passages are, for 20, at the price of one right answer; on 305 over 18,885
+10.3, at none."""
 _BLOCK_END = re.compile(r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*+>|]|#{1,6}|\d+[.)])[ \t])")
 
 
@@ -120,9 +126,10 @@ class ExtractiveReader:
     """
     Span reader over the upper graphs, one passage a thread.
 
-    Every passage goes through the first upper layer; only the `finished` ones in which the early span head finds most,
-    its prior included, and of these the first two and those within `margin` of the best, go through the others and can
-    hold the answer.
+    The first upper layer surveys the passages that retrieval puts first, then those of the others that could still come
+    within `margin` of the best. Only the `finished` ones in which the early span head finds most, its prior included,
+    and of these the first two and those within `margin` of the best, go through the other layers and can hold the
+    answer.
     """
 
     def __init__(self, bundle: Bundle, finished: int = FINISHED, margin: float = MARGIN) -> None:
@@ -137,6 +144,7 @@ class ExtractiveReader:
     ) -> list[Span]:
         """The best span of each finished passage, best first; raises `Cancelled`."""
         surveyed: dict[int, Survey] = {}
+        promise: dict[int, float] = {}
         offsets: dict[int, Sequence[tuple[int, int]]] = {}
 
         def survey(index: int) -> None:
@@ -144,13 +152,17 @@ class ExtractiveReader:
             tokens = tokens_of(self._bundle, passage)
             offsets[index] = tokens.offsets
             surveyed[index] = self._bundle.survey(question, tokens.ids, passage.bits, passage.scale)
+            promise[index] = surveyed[index].relevance + passage.prior
 
         def finish(index: int) -> Span:
             start, end = self._bundle.span_logits(question, surveyed[index])
             return span_of(index, passages[index], offsets[index], start, end)
 
-        each_passage(self._bundle, passages, range(len(passages)), survey, cancelled)
-        promise = {index: found.relevance + passages[index].prior for index, found in surveyed.items()}
+        order = sorted(range(len(passages)), key=lambda index: (-passages[index].prior, index))
+        each_passage(self._bundle, passages, order[:SURVEYED], survey, cancelled)
+        least = max(promise.values(), default=0.0) - self._margin
+        hopeful = [index for index in order[SURVEYED:] if passages[index].prior + HOPE >= least]
+        each_passage(self._bundle, passages, hopeful, survey, cancelled)
         best = sorted(promise, key=lambda index: (-promise[index], index))[: self._finished]
         least = promise[best[0]] - self._margin if best else 0.0
         chosen = best[:ALTERNATIVES] + [index for index in best[ALTERNATIVES:] if promise[index] >= least]

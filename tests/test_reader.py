@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from app.bundle import Bundle
+from app.bundle import Bundle, EncodedQuestion, Survey
 from app.documents import Document
 from app.indexer import encode
 from app.passages import PassageSplitter
-from app.reader import Cancelled, ExtractiveReader, PassageBits, best_span, blocks, whole_words
-from store.codec import token_arrays
+from app.reader import HOPE, Cancelled, ExtractiveReader, PassageBits, best_span, blocks, whole_words
+from store.codec import Bits, token_arrays
 
+Halves = npt.NDArray[np.float16]
 LOGITS = hnp.arrays(np.float32, st.integers(1, 12), elements=st.integers(-20, 20).map(float))
 
 
@@ -121,6 +124,38 @@ def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> 
     assert third - fourth > 0.01
     for margin, count in ((0.0, 2), (first - third - 0.01, 2), (first - third, 3), (first - third + 0.01, 3)):
         assert len(ExtractiveReader(bundle, 6, margin).read(question, inputs)) == count
+
+
+def test_passages_that_retrieval_puts_last_are_read_if_they_could_still_win(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"The {name} is in room {i}." for i, name in enumerate(["cat", "dog", "boiler", "car", "owl", "tree"])]
+    inputs = [passage(bundle, text) for text in texts]
+    question = bundle.encode_question("Where is the boiler?")
+    read: list[int] = []
+    survey = Bundle.survey
+
+    def watched(self: Bundle, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: Halves) -> Survey:
+        read.append(next(i for i, one in enumerate(inputs) if one.bits is bits))
+        return survey(self, question, ids, bits, scale)
+
+    early = [survey(bundle, question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs]
+    monkeypatch.setattr(Bundle, "survey", watched)
+    monkeypatch.setattr("app.reader.SURVEYED", 2)
+    reader = ExtractiveReader(bundle, margin=5.0)
+    best = max(early[2] - 1, early[4])  # of the two that retrieval puts first
+    for prior, count in ((best - 5 - HOPE - 0.01, 2), (best - 5 - HOPE + 0.01, 6), (-1.0, 6)):
+        read.clear()
+        first = {2: replace(inputs[2], prior=-1.0), 4: inputs[4]}
+        asked = [first.get(i, replace(one, prior=prior)) for i, one in enumerate(inputs)]
+        assert reader.read(question, asked)[0].passage == 2
+        assert len(read) == count
+        assert {2, 4} <= set(read)
+    read.clear()
+    ExtractiveReader(bundle, 6, math.inf).read(
+        question, [replace(one, prior=-99.0 * i) for i, one in enumerate(inputs)]
+    )
+    assert sorted(read) == list(range(6))
 
 
 def test_nothing_to_read_gives_no_spans(bundle: Bundle) -> None:
