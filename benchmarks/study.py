@@ -20,12 +20,17 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from export.bundle import make_bundle
+from export.data import load_passages, load_tokenizer
 from export.recipe import Recipe, load_recipe
 from export.train import train
+from store.runs import common_ids
 
 BINARIZERS = {
     "naive: annealed tanh": ["split.binarizer='naive'"],
@@ -34,6 +39,10 @@ BINARIZERS = {
     "mean + gain x scale x sign": ["split.binarizer='gain'"],
     **{f"id base + residual, m = {m}": [f"split.bits={m}"] for m in (64, 96, 128, 192, 384)},
     "the same, base sees neighbours, m = 192": ["split.binarizer='neighbours'"],
+    **{
+        f"id base + residual, common words by their base alone, m = {m}": [f"split.bits={m}", "binarized.bare=1.0"]
+        for m in (96, 128, 192)
+    },
 }
 DEPTH = {
     f"{lower} + {upper} layers": [f"split.split_layer={lower}", f"split.upper_layers={upper}"]
@@ -52,11 +61,21 @@ ABLATIONS = {
 STUDIES = {"binarizers": BINARIZERS, "depth": DEPTH, "ablations": ABLATIONS}
 
 
-def bytes_per_token(recipe: Recipe, hidden_size: int = 384) -> float:
-    """Stored bits and scale of a token."""
+def bytes_per_token(recipe: Recipe, held: float, hidden_size: int = 384) -> float:
+    """Stored bits, scale and masks of a token; `held` is the share of tokens that are no common words."""
     split = recipe.split
     bits = split.bits if split.binarizer in ("residual", "neighbours") else hidden_size
+    if recipe.binarized.bare:
+        return held * (bits / 8 + 1) + (1 + held) / 8
     return bits / 8 + (0 if split.binarizer in ("naive", "plain") else 2)
+
+
+def held_share(checkpoint: Path, files: Sequence[Path]) -> float:
+    """The share of the tokens of question files' contexts that are no common words."""
+    tokenizer = load_tokenizer(checkpoint)
+    common = common_ids(tokenizer.get_vocab())
+    ids = np.concatenate([passage.body for passage in load_passages(files, tokenizer, Recipe().data.window)])
+    return float(1 - common[ids].mean())
 
 
 def program(*arguments: str | Path) -> dict[str, Any]:
@@ -101,7 +120,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.notes) != bool(options.questions):
         parser.error("--notes and --questions belong together")
-    lines = []
+    lines, held = [], held_share(options.checkpoint, options.validation)
     for number, (name, settings) in enumerate(STUDIES[options.study].items()):
         recipe = load_recipe(None, [*options.settings, *settings])
         out = options.runs / f"{options.study}-{number:02d}"
@@ -113,7 +132,7 @@ def main() -> None:
                  ("full", "decomposed", "binarized")]  # fmt: skip
         if options.notes:
             shown += measured(out, options.notes, options.questions, options.every)
-        lines.append(f"| {name} | {bytes_per_token(recipe):.0f} | {' | '.join(shown)} |")
+        lines.append(f"| {name} | {bytes_per_token(recipe, held):.1f} | {' | '.join(shown)} |")
         print(lines[-1], flush=True)
     titles = ["variant", "bytes a token", "full EM / F1", "decomposed EM / F1", "binarized EM / F1"]
     if options.notes:
