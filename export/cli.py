@@ -84,6 +84,13 @@ def train(
 )
 @click.option("--hidden", default=512, show_default=True, type=click.IntRange(32), help="Hidden size.")
 @click.option("--layers", default=8, show_default=True, type=click.IntRange(2), help="Layers on either side.")
+@click.option(
+    "--recurring",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the windows that lose what stands in them a second time.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 def pretrain(
     out: Path,
@@ -94,6 +101,7 @@ def pretrain(
     vocabulary: int,
     hidden: int,
     layers: int,
+    recurring: float,
     device: str,
 ) -> None:
     """Train a T5 from text alone into the checkpoint folder OUT, for `btr-export train`; go on if OUT was stopped.
@@ -105,7 +113,7 @@ def pretrain(
 
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
     shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers)
-    recipe = Pretraining(shape, steps=steps, batch=batch, window=window)
+    recipe = Pretraining(shape, steps=steps, batch=batch, window=window, recurring=recurring)
     click.echo(f"{out}: {run(files, out, recipe, device)}")
 
 

@@ -2,8 +2,10 @@
 A T5 from nothing but text: tokenizer, random weights, span corruption, for where no checkpoint can be had.
 
 Span corruption is T5's own: 15 % of a window's tokens in spans of 3 on average are taken out, each span replaced by one
-sentinel; what is to be written is each sentinel with its span. The folder that comes out is a checkpoint as
-`btr-export train` takes it. The same command on a stopped run goes on where it was.
+sentinel; what is to be written is each sentinel with its span. In a share of the windows the spans are such as stand in
+them a second time (as in Splinter, Ram et al. 2021): what is missing is to be found and copied, as a reader does. The
+folder that comes out is a checkpoint as `btr-export train` takes it. The same command on a stopped run goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ SENTINELS = [f"<extra_id_{at}>" for at in range(100)]
 NOISE, SPAN = 0.15, 3.0
 _TOKENIZER_TEXTS = 20_000
 """Texts that the vocabulary is learnt from: more of them change little and take long."""
+_COMMON = 400
+"""A learnt vocabulary is sorted: special tokens, then the commonest 300 or so."""
 _HELD_OUT = 64
 """Windows that the loss is measured on; no other one reaches into them."""
 
@@ -61,6 +65,8 @@ class Pretraining:
     batch: int = 64
     window: int = 256
     """Tokens before corruption."""
+    recurring: float = 0.0
+    """Share of the windows that lose spans which stand in them a second time."""
     data: DataConfig = field(default_factory=DataConfig)
 
     def step(self, name: str) -> StepConfig:
@@ -95,8 +101,12 @@ class Pretrainer(Trainer):
             yield self._corrupted([train[at : at + recipe.window].tolist() for at in starts], rng)
 
     def _corrupted(self, windows: Iterable[list[int]], rng: random.Random) -> Corrupted:
-        rows, targets = zip(*(corrupt(window, self.sentinels, rng) for window in windows), strict=True)
+        rows, targets = zip(*(self._corrupt(window, rng) for window in windows), strict=True)
         return Corrupted(pad(rows).to(self.device), pad(targets).to(self.device))
+
+    def _corrupt(self, window: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
+        spans = recurring_spans(window, rng) if rng.random() < self.recipe.recurring else []
+        return corrupt(window, spans or random_spans(len(window), len(self.sentinels), rng), self.sentinels)
 
     def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
         labels = batch.targets.masked_fill(batch.targets == 0, -100)
@@ -115,18 +125,55 @@ class Pretrainer(Trainer):
         return {"held_out": round(float(np.mean(losses)), 4)}
 
 
-def corrupt(ids: list[int], sentinels: Sequence[int], rng: random.Random) -> tuple[list[int], list[int]]:
-    """A window's ids -> what is read and what is to be written, each ending with </s>."""
-    gone = min(max(1, round(len(ids) * NOISE)), len(ids) - 1)
-    spans = max(1, min(round(gone / SPAN), len(ids) - gone, len(sentinels)))
+def corrupt(ids: list[int], spans: Sequence[tuple[int, int]], sentinels: Sequence[int]) -> tuple[list[int], list[int]]:
+    """A window's ids, and (first, end) of its spans in order -> what is read and what is written, ending with </s>."""
     kept, taken, at = [], [], 0
-    for sentinel, left, out in zip(
-        sentinels, _parts(len(ids) - gone, spans, rng), _parts(gone, spans, rng), strict=False
-    ):
-        kept += [*ids[at : at + left], sentinel]
-        taken += [sentinel, *ids[at + left : at + left + out]]
+    for sentinel, (first, end) in zip(sentinels, spans, strict=False):
+        kept += [*ids[at:first], sentinel]
+        taken += [sentinel, *ids[first:end]]
+        at = end
+    return [*kept, *ids[at:], EOS], [*taken, EOS]
+
+
+def random_spans(length: int, most: int, rng: random.Random) -> list[tuple[int, int]]:
+    """(first, end) of at most so many spans of a window, none at its start or next to another."""
+    gone = min(max(1, round(length * NOISE)), length - 1)
+    count = max(1, min(round(gone / SPAN), length - gone, most))
+    spans, at = [], 0
+    for left, out in zip(_parts(length - gone, count, rng), _parts(gone, count, rng), strict=True):
+        spans.append((at + left, at + left + out))
         at += left + out
-    return [*kept, EOS], [*taken, EOS]
+    return spans
+
+
+def recurring_spans(ids: list[int], rng: random.Random) -> list[tuple[int, int]]:
+    """
+    (first, end) of spans that stand in a window a second time, none next to another; no more than is taken at random.
+
+    A span is two tokens or more, as long as both places agree, and not of the commonest tokens alone.
+    """
+    seen: dict[tuple[int, int], int] = {}
+    found: list[tuple[int, int]] = []
+    at = 0
+    while at + 1 < len(ids):
+        before, end = seen.get((ids[at], ids[at + 1])), at
+        if before is not None:
+            while end < len(ids) and before + end - at < at and ids[before + end - at] == ids[end]:
+                end += 1
+        last = max(end, at + 1)
+        for place in range(at, min(last, len(ids) - 1)):
+            seen.setdefault((ids[place], ids[place + 1]), place)
+        if end - at >= 2 and max(ids[at:end]) >= _COMMON:
+            found.append((at, end))
+        at = last
+    rng.shuffle(found)
+    chosen: list[tuple[int, int]] = []
+    room = round(len(ids) * NOISE)
+    for first, end in found:
+        if end - first <= room and not any(first <= b and a <= end for a, b in chosen):
+            chosen.append((first, end))
+            room -= end - first
+    return sorted(chosen)
 
 
 def _parts(total: int, parts: int, rng: random.Random) -> list[int]:
