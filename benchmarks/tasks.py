@@ -34,6 +34,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from app.bundle import Bundle
 from app.cli_base import INTERRUPTED, Counter
@@ -45,13 +48,10 @@ from store.search import STOPWORDS
 from store.tokens import TokenStore
 
 Doubles = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
 
 READERS = ("full", "split", "binarized")
 PASSAGES = 20
 SEED = 20261121
-RIDGE = 1.0
-"""Weight of the squared coefficients of standardised features against the summed loss; not tuned."""
 OPEN = {"NQ": "nq", "TriviaQA": "triviaqa", "WebQuestions": "webquestions"}
 PAPER = {
     "NQ": ("52.1", "49.5", "42.9", "39.8"),
@@ -254,8 +254,9 @@ def fever_row(
     found = {name: np.array([findings(told[a:b]) for a, b in pairwise(ends)]) for name, told in outcomes.items()}
 
     def right(features: Doubles) -> Doubles:
-        head = Head.fit(features[fitting], labels[fitting])
-        return (head.predict(features[~fitting]) == labels[~fitting]).astype(np.float64)
+        head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        head.fit(features[fitting], labels[fitting])
+        return np.asarray(head.predict(features[~fitting]) == labels[~fitting], dtype=np.float64)
 
     majority = np.bincount(labels[fitting]).argmax()
     chance = (labels[~fitting] == majority).astype(np.float64)
@@ -346,51 +347,6 @@ def halves(claims: Sequence[str], seed: int = SEED) -> npt.NDArray[np.bool_]:
     chosen = np.random.default_rng(seed).permutation(len(different))[: len(different) // 2]
     fitted = {different[i] for i in chosen}
     return np.array([claim in fitted for claim in claims])
-
-
-@dataclass(frozen=True)
-class Head:
-    """Multinomial logistic regression on standardised features."""
-
-    mean: Doubles
-    """(f,)."""
-    spread: Doubles
-    """(f,)."""
-    weights: Doubles
-    """(f + 1, k), the last row a constant."""
-
-    @classmethod
-    def fit(cls, features: Doubles, labels: Labels, ridge: float = RIDGE, tolerance: float = 1e-6) -> Head:
-        """
-        The most likely weights for features (n, f) and labels (n,) of 0 to k - 1, with a ridge on all but the constant.
-
-        Each step uses Böhning's bound of the second derivative (1992), so the loss never rises and no step is chosen.
-        """
-        mean, spread = features.mean(axis=0), features.std(axis=0)
-        spread = np.where(spread > 0, spread, 1.0)
-        head = cls(mean, spread, np.zeros((features.shape[1] + 1, int(labels.max()) + 1)))
-        x, truth = head._inputs(features), np.eye(head.weights.shape[1])[labels]
-        penalty = np.full((x.shape[1], 1), ridge)
-        penalty[-1] = 1e-6  # a constant for each label has one too many
-        inverse = np.linalg.inv(0.5 * x.T @ x + np.diag(penalty[:, 0]))
-        for _ in range(10_000):
-            step = inverse @ (x.T @ (truth - head._shares(x)) - penalty * head.weights)
-            head.weights[...] += step
-            if np.abs(step).max() < tolerance:
-                break
-        return head
-
-    def predict(self, features: Doubles) -> Labels:
-        """The likeliest label of each row (n,)."""
-        return self._shares(self._inputs(features)).argmax(axis=1)
-
-    def _inputs(self, features: Doubles) -> Doubles:
-        return np.hstack([(features - self.mean) / self.spread, np.ones((len(features), 1))])
-
-    def _shares(self, x: Doubles) -> Doubles:
-        logits = x @ self.weights
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shares / shares.sum(axis=1, keepdims=True)
 
 
 def percent(values: Doubles, sign: bool = False) -> str:

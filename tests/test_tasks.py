@@ -13,9 +13,7 @@ from app.places import EMBEDDED_BUNDLE
 from benchmarks.corpus import write_note
 from benchmarks.tasks import (
     PASSAGES,
-    RIDGE,
     Choice,
-    Head,
     Row,
     claim_questions,
     clozes,
@@ -158,27 +156,6 @@ def test_a_claim_stands_on_one_side_only_and_on_the_same_one_again() -> None:
     assert fitted.tolist() != halves(claims, seed=1).tolist()
     with pytest.raises(UsageError, match="at least 2 --questions"):
         halves(["the same claim"] * 5)
-
-
-def test_the_head_is_at_the_minimum_of_its_loss() -> None:
-    """There, what the data pull at each weight is what the ridge holds against it."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 3, 300)
-    features = np.stack([5 + labels + random.normal(size=300), random.normal(size=300), np.ones(300)], axis=1)
-    head = Head.fit(features, labels)
-    x = np.hstack([(features - features.mean(axis=0)) / [*features.std(axis=0)[:2], 1], np.ones((300, 1))])
-    shares = np.exp(x @ head.weights)
-    shares /= shares.sum(axis=1, keepdims=True)
-    pull = x.T @ (np.eye(3)[labels] - shares)
-    assert pull[:3] == pytest.approx(RIDGE * head.weights[:3], abs=1e-3)
-    assert pull[3] == pytest.approx(0, abs=1e-3)
-    assert abs(head.weights[0]).max() > 10 * abs(head.weights[1]).max()
-    assert (head.predict(features) == labels).mean() > 0.6
-
-
-def test_a_head_without_anything_to_go_by_takes_the_commonest_label() -> None:
-    labels = np.array([1, 0, 1, 2])
-    assert Head.fit(np.zeros((4, 2)), labels).predict(np.zeros((2, 2))).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("turned", [False, True])
