@@ -95,6 +95,14 @@ class GenerativeReader:
         """The answers, best first; raises `Cancelled`."""
         if not passages:
             return []
+        fused = self.fuse(self.encode_all(question, passages, cancelled))
+        spans = [self._span(hypothesis, passages) for hypothesis in self.decode(fused, cancelled, told)]
+        return [span for span in spans if span.text]
+
+    def encode_all(
+        self, question: EncodedQuestion, passages: Sequence[PassageBits], cancelled: Callable[[], bool] = never
+    ) -> list[tuple[Floats, Floats]]:
+        """`encode` of every passage, in their order; raises `Cancelled`."""
         prepared = self.prepare(question)
         encoded: dict[int, tuple[Floats, Floats]] = {}
 
@@ -102,9 +110,7 @@ class GenerativeReader:
             encoded[index] = self.encode(prepared, passages[index])
 
         each_passage(self.bundle, passages, range(len(passages)), one, cancelled)
-        fused = self.fuse([encoded[index] for index in range(len(passages))])
-        spans = [self._span(hypothesis, passages) for hypothesis in self.decode(fused, cancelled, told)]
-        return [span for span in spans if span.text]
+        return [encoded[index] for index in range(len(passages))]
 
     def fuse(self, encoded: Sequence[tuple[Floats, Floats]]) -> Fused:
         """States (t, d) and sizes (t,) of each passage -> what the decoder reads, merged over all of them."""

@@ -68,6 +68,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def generative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run and the bundle of the smallest generative reader."""
+    from tests.tiny import generative  # torch
+
+    return generative(tmp_path_factory.mktemp("generative"))
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     """An empty folder of notes with a name that is not easy."""

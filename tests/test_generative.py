@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,34 +22,19 @@ from app.reader import Cancelled, PassageBits, open_reader
 from export.bundle import make_bundle
 from export.graphs import Table
 from export.t5 import SplitT5
-from export.train import load_reader, train
+from export.train import load_reader
 from store.bundle import CROSS, DECODER, LOWER, UPPER, read_manifest
 from store.codec import token_arrays
 from store.errors import UsageError
 from tests.conftest import new_store
-from tests.tiny import CONTEXT, T5_RECIPE, questions, t5_checkpoint
+from tests.tiny import CONTEXT
 
 NOTES = {"heating.txt": CONTEXT, "staging.txt": "The staging database listens on port 5433."}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run of all three steps and its bundles."""
-    folder = tmp_path_factory.mktemp("generative")
-    data = [questions(folder / "train.jsonl")]
-    steps = {
-        step: replace(T5_RECIPE.step(step), steps=count, lr=6e-3, head_lr=6e-3)
-        for step, count in (("full", 100), ("decomposed", 20), ("binarized", 30))
-    }
-    recipe = replace(T5_RECIPE, **steps, data=replace(T5_RECIPE.data, pair_tokens=512))
-    train(t5_checkpoint(folder / "t5"), data, data, folder / "run", recipe, eval_every=1000, save_every=1000)
-    make_bundle(folder / "run", folder / "float32", precision="float32", baselines=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def floats(made: Path) -> Bundle:
-    return Bundle.open(made / "float32")
+def floats(generative: Path) -> Bundle:
+    return Bundle.open(generative / "float32")
 
 
 def passage(bundle: Bundle, text: str, heading: str = "heating") -> PassageBits:
@@ -63,9 +47,9 @@ def passages(bundle: Bundle) -> list[PassageBits]:
 
 
 @pytest.fixture(scope="module")
-def torch_states(made: Path, floats: Bundle) -> tuple[SplitT5, torch.Tensor]:
+def torch_states(generative: Path, floats: Bundle) -> tuple[SplitT5, torch.Tensor]:
     """The reader in torch, and the states of both notes for one question: stored bits, restored, read jointly."""
-    reader = load_reader(made / "run")
+    reader = load_reader(generative / "run")
     assert isinstance(reader, SplitT5)
     q_ids = torch.from_numpy(floats.encode_question("when was the boiler serviced?").ids)
     parts = []
@@ -199,8 +183,8 @@ def test_an_answer_is_found_as_whole_words(text: str, answer: str, place: tuple[
     assert locate(text, answer) == place
 
 
-def test_the_baselines_answer_too_and_eval_measures_all_three(made: Path, floats: Bundle) -> None:
-    asked = load_questions(made / "train.jsonl")
+def test_the_baselines_answer_too_and_eval_measures_all_three(generative: Path, floats: Bundle) -> None:
+    asked = load_questions(generative / "train.jsonl")
     for name in ("binarized", "full", "split"):
         outcomes = Examination(asked, floats, None, ratio=0.0, beams=2).ask(name, 20, False)
         assert np.mean([outcome.em for outcome in outcomes]) >= 0.75, name
@@ -215,13 +199,13 @@ def test_settings_of_the_other_reader_are_refused(floats: Bundle, bundle: Bundle
 
 
 @pytest.fixture
-def assistant(made: Path, floats: Bundle, tmp_path: Path) -> Iterator[Assistant]:
+def assistant(generative: Path, floats: Bundle, tmp_path: Path) -> Iterator[Assistant]:
     (tmp_path / "notes").mkdir()
     for name, text in NOTES.items():
         (tmp_path / "notes" / name).write_text(text)
     with new_store(tmp_path / "t5.db", floats) as store:
         assert index(store, floats, [tmp_path / "notes"]).indexed == 2
-    with Assistant.open(Places(tmp_path / "t5.db", made / "float32", "cpu", tmp_path)) as opened:
+    with Assistant.open(Places(tmp_path / "t5.db", generative / "float32", "cpu", tmp_path)) as opened:
         yield opened
 
 
@@ -234,8 +218,8 @@ def test_notes_are_indexed_and_asked_with_it_as_with_any_bundle(assistant: Assis
         assert source.path.endswith("staging.txt") and source.quote[slice(*source.marked)] == "5433"
 
 
-def test_the_int8_bundle_is_checked_and_says_what_it_is(made: Path, tmp_path: Path) -> None:
-    manifest = make_bundle(made / "run", tmp_path / "int8")
+def test_the_int8_bundle_is_checked_and_says_what_it_is(generative: Path, tmp_path: Path) -> None:
+    manifest = make_bundle(generative / "run", tmp_path / "int8")
     assert (manifest.reader, manifest.name, manifest.bits) == ("generative", "btr-t5", 32)
     assert manifest.measured["parity"]["int8"]["bit_agreement"] > 0.93
     assert set(read_manifest(tmp_path / "int8").files) == {LOWER, UPPER, CROSS, DECODER, "tokenizer.json"}

@@ -1,6 +1,7 @@
 """The smallest real reader: a random BERT of 3 layers, its tokenizer and a few questions, made on the spot."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -139,3 +140,19 @@ def bundle(folder: Path) -> Path:
     train(checkpoint(folder / "bert"), data, data, folder / "run", RECIPE)
     make_bundle(folder / "run", folder / "bundle", "tiny", precision="float32")
     return folder / "bundle"
+
+
+def generative(folder: Path) -> Path:
+    """A folder with a run of the smallest T5, which learnt `questions` by heart, and its float32 bundle."""
+    from export.bundle import make_bundle
+    from export.train import train
+
+    data = [questions(folder / "train.jsonl")]
+    steps = {
+        step: replace(T5_RECIPE.step(step), steps=count, lr=6e-3, head_lr=6e-3)
+        for step, count in (("full", 100), ("decomposed", 20), ("binarized", 30))
+    }
+    recipe = replace(T5_RECIPE, **steps, data=replace(T5_RECIPE.data, pair_tokens=512))
+    train(t5_checkpoint(folder / "t5"), data, data, folder / "run", recipe, eval_every=1000, save_every=1000)
+    make_bundle(folder / "run", folder / "float32", precision="float32", baselines=True)
+    return folder

@@ -1,0 +1,88 @@
+"""The table of generative readers: who reads what, what a row says, and that graphs and torch are one reader."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.bundle import Bundle
+from app.evaluation import load_questions
+from app.indexer import index
+from benchmarks.generative import FULL, OURS, RATIOS, SPLIT, Turn, asked, kept, parity, readers, table, take_turns
+from store.errors import UsageError
+from store.tokens import TokenStore
+from tests.conftest import new_store
+from tests.tiny import CONTEXT
+
+
+@pytest.fixture(scope="module")
+def floats(generative: Path) -> Bundle:
+    return Bundle.open(generative / "float32")
+
+
+@pytest.fixture(scope="module")
+def store(generative: Path, floats: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("notes")
+    for name, text in {"heating": CONTEXT, "staging": "The staging database listens on port 5433."}.items():
+        (folder / f"{name}.txt").write_text(text)
+    with new_store(folder / "t5.db", floats) as opened:
+        assert index(opened, floats, [folder]).indexed == 2
+    return folder / "t5.db"
+
+
+def test_every_reader_gets_every_question(generative: Path, floats: Bundle, store: Path) -> None:
+    questions = load_questions(generative / "train.jsonl")
+    asks = readers(floats, floats)
+    with TokenStore.open(store) as opened:
+        put, turns = take_turns(asks, asked(opened, floats, questions, 2))
+    assert put == questions
+    assert list(asks)[:2] == [FULL, SPLIT]
+    assert set(turns) == set(asks)
+    answers = {name: [turn.answer for turn in own] for name, own in turns.items()}
+    right = [question.answers[0] for question in questions]
+    for name in (FULL, SPLIT, f"{OURS}, ratio 0"):
+        assert sum(a == b for a, b in zip(answers[name], right, strict=True)) >= 3, name
+    assert list(answers.values())[2] == answers[f"{OURS}, ratio 0"]  # the same bundle twice: nothing was mixed up
+    assert all(turn.encoder > 0 < turn.decoder for own in turns.values() for turn in own)
+    sizes = {name: kept(name, floats, floats) for name in turns}
+    lines = list(table(put, turns, sizes))
+    assert len(lines) == 2 + 3 + len(RATIOS)
+    assert {line.count("|") for line in lines} == {10}
+
+
+def test_a_row_compares_with_the_unsplit_reader(generative: Path) -> None:
+    questions = load_questions(generative / "train.jsonl")[:2]  # 4 march, hansen
+    turns = {
+        FULL: [Turn("4 March", 0.4, 0.1), Turn("the Hansen", 0.2, 0.1)],
+        OURS: [Turn("4 march", 0.1, 0.1), Turn("boiler", 0.1, 0.1)],
+    }
+    rows = [line.split(" | ") for line in list(table(questions, turns, {FULL: 0.0, OURS: 6.0}))[2:]]
+    assert rows[0][1:] == ["100.0", "100.0", "100.0%", "300", "400 / 490", "1.00", "1.00", "0.0 |"]
+    assert rows[1][1:] == ["50.0", "50.0", "50.0%", "100", "200 / 200", "3.00", "2.00", "6.0 |"]
+
+
+def test_graphs_and_torch_are_one_reader(generative: Path, floats: Bundle, store: Path, tiny: Path) -> None:
+    questions = load_questions(generative / "train.jsonl")
+    with TokenStore.open(store) as opened:
+        found = list(parity(generative / "run", floats, asked(opened, floats, questions, 2)))
+        assert len(found) == 4
+        assert max(p.logits for p in found) < 1e-3
+        assert max(p.score for p in found) < 1e-3
+        assert all(p.same for p in found)
+        with pytest.raises(UsageError, match="is the run of an extractive reader"):
+            next(parity(tiny.parent / "run", floats, asked(opened, floats, questions, 2)))
+
+
+def test_the_command_prints_the_table_and_the_parity(generative: Path, store: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.generative", str(store), str(generative / "train.jsonl")]
+    command += ["--bundle", str(generative / "float32"), "--passages", "2", "--count", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2 questions, 2 passages; btr-t5, ")
+    assert f"| {OURS}, ratio 0.5 |" in done.stdout
+    done = subprocess.run([*command, "--parity", str(generative / "run")], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("2 questions, 2 passages: logits differ by at most ")
+    assert done.stdout.endswith(" 2 greedy answers are the same\n")
+    done = subprocess.run([*command, "--naive", str(generative)], capture_output=True, text=True)
+    assert done.returncode == 4
+    assert done.stderr.startswith("generative: ") and done.stderr.count("\n") == 1
