@@ -6,7 +6,7 @@ Studies: the same data, the same budget, one thing different; each prints one ta
     python -m benchmarks.study ablations  ...
 
 Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` has finished by the same
-recipe are taken from it. Figures are `train.json`'s: token-level exact match and F1 in torch, given the passage, on 200
+recipe, from the same --start-full, --start and --retrieved, are taken from it. Figures are `train.json`'s: token-level exact match and F1 in torch, given the passage, on 200
 held-out passages. They steer; what is reported of the program comes from `btr-assistant eval`.
 
 With `--notes` and `--questions` every variant is also exported, indexes the notes and answers every n-th of the
@@ -112,6 +112,9 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="run whose finished steps are used")
     parser.add_argument("--train", type=Path, action="append", required=True)
     parser.add_argument("--validation", type=Path, action="append", required=True)
+    parser.add_argument("--start-full", type=Path, help="as btr-export train has it; so the next two")
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--retrieved", type=Path, action="append", default=[])
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of every variant")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--notes", type=Path, help="notes to index (benchmarks.corpus)")
@@ -126,7 +129,16 @@ def main() -> None:
         out = options.runs / f"{options.study}-{number:02d}"
         out.mkdir(parents=True, exist_ok=True)
         figures = train(
-            options.checkpoint, options.train, options.validation, out, recipe, options.device, share=options.base
+            options.checkpoint,
+            options.train,
+            options.validation,
+            out,
+            recipe,
+            options.device,
+            options.base,
+            options.start_full,
+            options.start,
+            options.retrieved,
         )
         shown = [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
                  ("full", "decomposed", "binarized")]  # fmt: skip
