@@ -6,8 +6,9 @@ Studies: the same data, the same budget, one thing different; each prints one ta
     python -m benchmarks.study ablations  ...
 
 Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` has finished by the same
-recipe, from the same --start-full, --start and --retrieved, are taken from it. Figures are `train.json`'s: token-level exact match and F1 in torch, given the passage, on 200
-held-out passages. They steer; what is reported of the program comes from `btr-assistant eval`.
+recipe, from the same --start-full, --start and --retrieved, are taken from it. Figures are `train.json`'s: token-level
+exact match and F1 in torch, given the passage, on 200 held-out passages. They steer; what is reported of the program
+comes from `btr-assistant eval`.
 
 With `--notes` and `--questions` every variant is also exported, indexes the notes and answers every n-th of the
 questions from them, through the int8 graphs: what depth costs in time is seen there.
