@@ -95,6 +95,7 @@ class DataConfig:
     pair_tokens: int = 4096
     """Padded question-passage tokens a batch."""
     seed: int = 0
+    """Decides the order of the batches: a run that goes on from another run's reader wants one of its own."""
     others: ClassVar[int] = 1
     """Most passages next to the right one."""
 
