@@ -133,10 +133,7 @@ class GenerativeReader:
         Raises:
             Cancelled: If `cancelled` became true before the end.
         """
-        past = {
-            name.replace("encoder", "decoder"): np.zeros((1, keys.shape[1], 0, keys.shape[3]), np.float32)
-            for name, keys in fused.keys.items()
-        }
+        past = nothing_written(fused.keys)
         mask = np.ones((1, len(fused.shares)), np.int64)
         present = [name.replace("past_key_values", "present") for name in past]
         running, finished = [Hypothesis(mass=np.zeros(fused.shares.shape[1], np.float32))], []
@@ -194,6 +191,14 @@ class GenerativeReader:
         source = max(chosen, key=lambda index: (float(hypothesis.mass[index]), -index))
         start, end = places[source] or (0, 0)
         return Span(source, start, end, hypothesis.score, answer)
+
+
+def nothing_written(keys: Arrays) -> Arrays:
+    """The decoder's own keys and values before its first token, beside these of cross-attention."""
+    return {
+        name.replace("encoder", "decoder"): np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+        for name, value in keys.items()
+    }
 
 
 def locate(text: str, answer: str) -> tuple[int, int] | None:

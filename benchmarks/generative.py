@@ -31,7 +31,7 @@ import numpy as np
 from app.baselines import FloatSplitGenerative, FullGenerative
 from app.bundle import Bundle, EncodedQuestion
 from app.evaluation import Question, best, exact, f1, load_questions
-from app.generative import START, GenerativeReader
+from app.generative import START, Fused, GenerativeReader, nothing_written
 from app.reader import PassageBits
 from app.retriever import Retriever, to_read
 from benchmarks.readers import choose
@@ -222,20 +222,19 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked]) -> Iterator[Pa
             if written[0] == bundle.end:  # the empty answer is never written
                 written[0] = int(logits[0].index_fill(0, torch.tensor([bundle.end]), -torch.inf).argmax())
             yield Parity(
-                float(np.abs(first_logits(bundle, reader, fused.keys, len(fused.shares)) - logits[0].numpy()).max()),
+                float(np.abs(first_logits(bundle, fused) - logits[0].numpy()).max()),
                 abs(score - ours.score),
                 written == answer[0].tolist(),
             )
 
 
-def first_logits(bundle: Bundle, reader: GenerativeReader, keys: dict[str, Floats], length: int) -> Floats:
-    """Logits (V,) of the first token over `length` states with these cross-attention keys and values."""
-    past = {
-        name.replace("encoder", "decoder"): np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
-        for name, value in keys.items()
+def first_logits(bundle: Bundle, fused: Fused) -> Floats:
+    """Logits (V,) of the first token."""
+    start = {
+        "input_ids": np.array([[START]], np.int64),
+        "encoder_attention_mask": np.ones((1, len(fused.shares)), np.int64),
     }
-    start = {"input_ids": np.array([[START]], np.int64), "encoder_attention_mask": np.ones((1, length), np.int64)}
-    (logits,) = bundle.run(DECODER, ["logits"], {**start, **keys, **past})
+    (logits,) = bundle.run(DECODER, ["logits"], {**start, **fused.keys, **nothing_written(fused.keys)})
     return np.asarray(logits[0, 0])
 
 
