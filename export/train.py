@@ -526,9 +526,10 @@ def train(
         if not _finished(folder, recipe.upto(step), made_from(step)):
             folder.mkdir(exist_ok=True)
             full = load_full(out / "full") if step != "full" and recipe.full.steps else None
-            more: Sequence[Passage] = ()
-            if step != "full":
-                more = _consistent(out, full, retrieved_set, where) if isinstance(full, FullReader) else retrieved_set
+            more = retrieved_set if step != "full" else ()
+            if more and isinstance(full, FullReader):
+                key = {"retrieved": begun["retrieved"], "window": recipe.data.window}
+                more = _consistent(out / "full", full, more, key, where)
             brief_set = (*short_set, *more) if short_set else ()
             reader = _start(step, checkpoint, out, recipe, start_full, start)
             trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where, brief_set, common)
@@ -547,15 +548,16 @@ def train(
     return figures
 
 
-def _consistent(out: Path, full: FullReader, passages: Sequence[Passage], device: torch.device) -> list[Passage]:
+def _consistent(
+    folder: Path, full: FullReader, passages: Sequence[Passage], key: dict[str, Any], device: torch.device
+) -> list[Passage]:
     """
-    Passages with a noisy answer -> those with the answers that the run's full reader agrees with, and their negatives.
+    Passages with a noisy answer -> those with the answers that the full reader agrees with, and their negatives.
 
-    What it agrees with is found once and kept in `agreed.json`.
+    What it agrees with is found once for a key and kept in its folder, in `agreed.json`: runs that share the reader
+    share this too.
     """
-    if not passages:
-        return []
-    path, key = out / "agreed.json", [file_hash(out / "full" / "reader.safetensors"), len(passages)]
+    path, key = folder / "agreed.json", {"reader": file_hash(folder / "reader.safetensors"), **key}
     found = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("key") != key:
         found = {"key": key, "kept": agreed(full, passages, device)}
@@ -575,7 +577,7 @@ def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
                 raise ExportError(f"[{step}] {loss} is a loss of the extractive reader: leave it 0 for a T5")
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=4)
 def _passages(checkpoint: Path, files: tuple[Path, ...], window: int) -> Sequence[Passage]:
     """A study trains on the same files many times: they are read and tokenized once."""
     return load_passages(files, load_tokenizer(checkpoint), window)
