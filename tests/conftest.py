@@ -6,6 +6,7 @@ Nothing here touches the real home: `BTR_ASSISTANT_HOME` lies in a temporary fol
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import sys
@@ -23,6 +24,7 @@ from app.bundle import Bundle
 from app.indexer import Report, index
 from app.places import EMBEDDED_BUNDLE, Places
 from app.tree import check_root
+from store.bundle import MANIFEST
 from store.tokens import TokenStore
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
@@ -94,11 +96,15 @@ def store(tmp_path: Path, bundle: Bundle) -> Iterator[TokenStore]:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Places:
     """A store over a copy of the sample notes, under `notes` beside it; to be read, never to be written."""
-    folder = tmp_path_factory.mktemp("sample")
-    shutil.copytree(SAMPLE_NOTES, folder / "notes")
-    with new_store(folder / "store.db", bundle) as opened:
-        index(opened, bundle, [folder / "notes"])
-    return Places(folder / "store.db", EMBEDDED_BUNDLE, "cpu", folder)
+    return sample_store(tmp_path_factory.mktemp("sample"), EMBEDDED_BUNDLE, bundle)
+
+
+@pytest.fixture(scope="session")
+def uncompressed(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """The same by a bundle that differs in one thing: it asks for a vector of every token."""
+    folder = tmp_path_factory.mktemp("uncompressed")
+    copy = bundle_asking(None, folder / "bundle")
+    return sample_store(folder, copy, Bundle.open(copy))
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +117,13 @@ def assistant(sample: Places) -> Iterator[Assistant]:
 @pytest.fixture
 def own_sample(sample: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """A copy of the sample store that may be damaged; the command line of this test uses it."""
-    path = tmp_path / "copy.db"
-    with sqlite3.connect(sample.store) as source, sqlite3.connect(path) as target:
-        source.backup(target)
-    source.close()
-    target.close()
-    monkeypatch.setenv("BTR_ASSISTANT_STORE", str(path))
-    return Places(path, sample.bundle, "cpu", tmp_path)
+    return own_copy(sample, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def own_uncompressed(uncompressed: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """The same of the store whose tokens all have a vector; the command line uses its bundle, too."""
+    return own_copy(uncompressed, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -136,6 +142,34 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+def own_copy(sample: Places, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """A copy of a store in a folder, which the command line uses from now on with the store's bundle."""
+    path = folder / "copy.db"
+    with sqlite3.connect(sample.store) as source, sqlite3.connect(path) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    monkeypatch.setenv("BTR_ASSISTANT_STORE", str(path))
+    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(sample.bundle))
+    return Places(path, sample.bundle, "cpu", folder)
+
+
+def bundle_asking(ratio: float | None, folder: Path) -> Path:
+    """A copy of the embedded bundle that asks for an offline compression, or for none."""
+    shutil.copytree(EMBEDDED_BUNDLE, folder)
+    made = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(made | {"offline_ratio": ratio}))
+    return folder
+
+
+def sample_store(folder: Path, bundle_folder: Path, bundle: Bundle) -> Places:
+    """A store of a bundle over a copy of the sample notes, both in a folder."""
+    shutil.copytree(SAMPLE_NOTES, folder / "notes")
+    with new_store(folder / "store.db", bundle) as opened:
+        index(opened, bundle, [folder / "notes"])
+    return Places(folder / "store.db", bundle_folder, "cpu", folder)
 
 
 def new_store(path: Path, bundle: Bundle) -> TokenStore:

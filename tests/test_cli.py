@@ -248,7 +248,7 @@ def test_search_prints_a_place_and_a_line_for_each_passage(run: Run, own_sample:
     assert "heating.md:6  Heating > Boiler" in outcome.out
 
 
-def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_sample: Places) -> None:
+def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_uncompressed: Places) -> None:
     outcome = run("status", "--json")
     assert (outcome.code, outcome.err) == (0, "")
     found = json.loads(outcome.out)
@@ -269,9 +269,9 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "sources": ["str"],
     }
     sizes = "SELECT SUM(LENGTH(bits) + LENGTH(scale) + LENGTH(code)) FROM passages JOIN token_bits ON passage_id = id"
-    ((encoded,),) = rows(own_sample.store, sizes)
+    ((encoded,),) = rows(own_uncompressed.store, sizes)
     ((blocks,),) = rows(
-        own_sample.store, "SELECT SUM(LENGTH(places) + LENGTH(owners) + LENGTH(codes)) FROM code_blocks"
+        own_uncompressed.store, "SELECT SUM(LENGTH(places) + LENGTH(owners) + LENGTH(codes)) FROM code_blocks"
     )
     assert (found["notes"], found["failed"], found["schema_version"]) == (6, 0, 1)
     assert found["bytes_per_token"] == round((encoded + blocks) / found["tokens"], 2)
@@ -283,9 +283,9 @@ def test_status_json_has_its_shape_and_counts_bits_and_codes_only(run: Run, own_
         "int8": 384 + 2,
         "from_text": 0,
     }
-    ((words,),) = rows(own_sample.store, "SELECT SUM(LENGTH(block)) FROM passages_fts_data")
+    ((words,),) = rows(own_uncompressed.store, "SELECT SUM(LENGTH(block)) FROM passages_fts_data")
     assert found["word_index_bytes_per_token"] == pytest.approx(words / found["tokens"], rel=0.05)
-    assert found["store_bytes"] >= own_sample.store.stat().st_size
+    assert found["store_bytes"] >= own_uncompressed.store.stat().st_size
 
 
 # keeping in step

@@ -17,12 +17,11 @@ from app.compaction import SETTING, Compressor, compact, ratios_of
 from app.places import Places
 from app.verify import reencode
 from store import upkeep
-from store.bundle import MANIFEST
 from store.codec import read_packed
 from store.errors import StoreError
 from store.runs import common_ids
 from store.tokens import TokenStore
-from tests.conftest import SAMPLE_NOTES, Run, contents, rows, run_index
+from tests.conftest import SAMPLE_NOTES, Run, bundle_asking, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
 from tests.test_indexer import write
 from tests.test_trust import SECRET
@@ -30,11 +29,17 @@ from tests.test_trust import SECRET
 STORED = "SELECT passage_id, bits, scale, runs FROM token_bits ORDER BY passage_id"
 
 
+@pytest.fixture(scope="session")
+def bundle(uncompressed: Places) -> Bundle:
+    """What these tests compress themselves: the embedded bundle, had it not asked for it."""
+    return Bundle.open(uncompressed.bundle)
+
+
 @pytest.fixture
-def private(own_sample: Places) -> Places:
-    """The sample store as the program itself makes it: for its owner only."""
-    own_sample.store.chmod(0o600)
-    return own_sample
+def private(own_uncompressed: Places) -> Places:
+    """A store of it as the program itself makes one: for its owner only."""
+    own_uncompressed.store.chmod(0o600)
+    return own_uncompressed
 
 
 def interrupt_after(batches: int) -> object:
@@ -318,7 +323,10 @@ def test_a_backup_of_a_compacted_store_restores_it(run: Run, private: Places, tm
     assert "ratio 0.2: 0 passages" in run("compact").err
 
 
-def test_what_is_forgotten_leaves_nothing_in_a_compacted_store(run: Run, notes: Path, home: Path) -> None:
+def test_what_is_forgotten_leaves_nothing_in_a_compacted_store(
+    run: Run, notes: Path, home: Path, uncompressed: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(uncompressed.bundle))
     write(notes, a=SECRET, b=BOILER)
     run("index", notes)
     before = rows(home / "store.db", "SELECT bits FROM token_bits")
@@ -356,11 +364,7 @@ def test_a_bundle_can_ask_for_notes_to_be_compressed_as_they_are_indexed(
 ) -> None:
     with TokenStore.open(private.store) as store:
         compact(store, Bundle.open(private.bundle), 0)
-    folder = tmp_path / "asking"
-    shutil.copytree(private.bundle, folder)
-    made = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(made | {"offline_ratio": 0}))
-    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(folder))
+    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(bundle_asking(0, tmp_path / "asking")))
     shutil.copytree(SAMPLE_NOTES, notes, dirs_exist_ok=True)
     fresh = home / "store.db"
     monkeypatch.setenv("BTR_ASSISTANT_STORE", str(fresh))

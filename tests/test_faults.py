@@ -123,18 +123,18 @@ def test_a_disk_that_fills_up_keeps_what_was_indexed_and_the_rest_comes_later(
     notes: Path, tmp_path: Path, bundle: Bundle
 ) -> None:
     path = tmp_path / "own.db"
-    write(notes, 30, words="The boiler was serviced by hansen. " * 30)
+    write(notes, 60, words="The boiler was serviced by hansen. " * 60)
     with new_store(path, bundle) as store:
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages + 12}")
         with pytest.raises(StoreError, match=r"the disk of .* is full: make room, then index again, nothing was lost"):
             run_index(store, bundle, notes)
     kept = rows(path, "SELECT COUNT(*) FROM documents")[0][0]
-    assert 0 < kept < 30
+    assert 0 < kept < 60
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     with new_store(path, bundle) as store:
         report = run_index(store, bundle, notes)
-    assert (report.unchanged, report.indexed) == (kept, 30 - kept)
+    assert (report.unchanged, report.indexed) == (kept, 60 - kept)
 
 
 @pytest.fixture

@@ -122,10 +122,10 @@ def places_of_home() -> Places:
     return resolve()
 
 
-def test_an_older_store_is_migrated_as_the_chat_opens(own_sample: Places) -> None:
+def test_an_older_store_is_migrated_as_the_chat_opens(own_uncompressed: Places) -> None:
     import sqlite3
 
-    connection = sqlite3.connect(own_sample.store)
+    connection = sqlite3.connect(own_uncompressed.store)
     connection.executescript(
         "DROP TABLE quotes; DROP TABLE turns; DROP TABLE sessions; DROP TABLE code_blocks; DROP TABLE stale_codes;"
         "DROP TRIGGER passages_codes_ai; DROP TRIGGER passages_codes_ad; DROP TRIGGER passages_codes_au;"
@@ -134,7 +134,7 @@ def test_an_older_store_is_migrated_as_the_chat_opens(own_sample: Places) -> Non
     )
     connection.close()
     with pytest.raises(StoreError, match="has schema 3"):
-        SessionStore.open(own_sample.store)
-    with AssistantEngine(own_sample) as engine:
+        SessionStore.open(own_uncompressed.store)
+    with AssistantEngine(own_uncompressed) as engine:
         assert engine.open().notes() == 6
         assert engine.sessions is not None

@@ -763,16 +763,17 @@ def as_it_was(sample: Path, path: Path, version: int) -> None:
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
 def test_a_store_of_every_earlier_schema_answers_after_a_migration_that_encodes_nothing(
-    run: Run, sample: Places, tmp_path: Path, version: int
+    run: Run, uncompressed: Places, tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(uncompressed.bundle))
     path = tmp_path / "old.db"
-    as_it_was(sample.store, path, version)
+    as_it_was(uncompressed.store, path, version)
     path.chmod(0o600)
     assert rows(path, "PRAGMA user_version") == [(version,)]
     refused(run("--store", path, "ask", QUESTION), 3, f"has schema {version}, this version needs {SCHEMA_VERSION}")
     assert "btr-assistant index" in run("--store", path, "doctor").out.splitlines()[-2]
     outcome = run("--store", path, "index")
     assert "6 notes: 0 indexed, 6 unchanged" in outcome.err
-    assert contents(path) == contents(sample.store)
+    assert contents(path) == contents(uncompressed.store)
     assert run("--store", path, "ask", QUESTION).out.startswith("14 March 2024")
     assert run("--store", path, "verify").code == 0
