@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path)
     parser.add_argument("--retrieved", type=Path, action="append", default=[])
     parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of every variant")
+    parser.add_argument("--only", action="append", default=[], help="only variants whose name holds this text")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--notes", type=Path, help="notes to index (benchmarks.corpus)")
     parser.add_argument("--questions", type=Path, help="questions about them")
@@ -126,6 +127,8 @@ def main() -> None:
         parser.error("--notes and --questions belong together")
     lines, held = [], held_share(options.checkpoint, options.validation)
     for number, (name, settings) in enumerate(STUDIES[options.study].items()):
+        if options.only and not any(text in name for text in options.only):
+            continue
         recipe = load_recipe(None, [*options.settings, *settings])
         out = options.runs / f"{options.study}-{number:02d}"
         out.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,10 @@ def train(
     "--vocabulary", default=32_000, show_default=True, type=click.IntRange(200), help="Words of the tokenizer."
 )
 @click.option("--hidden", default=512, show_default=True, type=click.IntRange(32), help="Hidden size.")
-@click.option("--layers", default=8, show_default=True, type=click.IntRange(2), help="Layers on either side.")
+@click.option("--layers", default=8, show_default=True, type=click.IntRange(2), help="Layers of the encoder.")
+@click.option("--decoder-layers", type=click.IntRange(1), help="Layers of the decoder (default: as many).")
+@click.option("--like", type=_FILE, help="A BERT checkpoint folder: the T5 begins as it, and learns from it.")
+@click.option("--lr", default=1e-3, show_default=True, type=click.FloatRange(0, 1), help="Learning rate.")
 @click.option(
     "--recurring",
     default=0.0,
@@ -101,6 +104,9 @@ def pretrain(
     vocabulary: int,
     hidden: int,
     layers: int,
+    decoder_layers: int | None,
+    like: Path | None,
+    lr: float,
     recurring: float,
     device: str,
 ) -> None:
@@ -112,9 +118,9 @@ def pretrain(
     from export.pretrain import pretrain as run
 
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
-    shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers)
-    recipe = Pretraining(shape, steps=steps, batch=batch, window=window, recurring=recurring)
-    click.echo(f"{out}: {run(files, out, recipe, device)}")
+    shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or layers)
+    recipe = Pretraining(shape, steps=steps, lr=lr, batch=batch, window=window, recurring=recurring)
+    click.echo(f"{out}: {run(files, out, recipe, device, like)}")
 
 
 @cli.command()

@@ -1,11 +1,15 @@
 """
-A T5 from nothing but text: tokenizer, random weights, span corruption, for where no checkpoint can be had.
+A T5 from nothing but text: tokenizer, random weights, span corruption, for where no T5 checkpoint can be had.
 
 Span corruption is T5's own: 15 % of a window's tokens in spans of 3 on average are taken out, each span replaced by one
 sentinel; what is to be written is each sentinel with its span. In a share of the windows the spans are such as stand in
-them a second time (as in Splinter, Ram et al. 2021): what is missing is to be found and copied, as a reader does. The
-folder that comes out is a checkpoint as `btr-export train` takes it. The same command on a stopped run goes on where it
-was.
+them a second time (as in Splinter, Ram et al. 2021): what is missing is to be found and copied, as a reader does.
+
+Where a BERT checkpoint is at hand, the T5 can begin as one (`export.graft`), and its encoder learns from it: of what is
+left of a window each layer's states are to point where BERT's do on the whole window.
+
+The folder that comes out is a checkpoint as `btr-export train` takes it. The same command on a stopped run goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -23,12 +27,16 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
-from export.data import pad
+from export.data import load_tokenizer, pad
+from export.full import gather
+from export.graft import counterparts, grafted_t5, grafted_tokenizer
+from export.reader import load_bert
 from export.recipe import DataConfig, StepConfig
-from export.t5 import EOS, FullT5, without_dropout
+from export.t5 import EOS, FullT5, model_type, without_dropout
 from export.train import Trainer
 from store.bundle import file_hash
 from store.errors import ExportError
@@ -37,22 +45,28 @@ SENTINELS = [f"<extra_id_{at}>" for at in range(100)]
 NOISE, SPAN = 0.15, 3.0
 _TOKENIZER_TEXTS = 20_000
 """Texts that the vocabulary is learnt from: more of them change little and take long."""
-_COMMON = 400
-"""A learnt vocabulary is sorted: special tokens, then the commonest 300 or so."""
+_COMMON = 300
+"""So many tokens from "the" on, in vocabularies that are sorted, are common."""
+_STATES = 4.0
+"""Weight of BERT's states beside span corruption."""
 _HELD_OUT = 64
 """Windows that the loss is measured on; no other one reaches into them."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of the model; the default is that of t5-v1_1-small but for its vocabulary, about 60 M parameters."""
+    """
+    The size of the model; the default is that of t5-v1_1-small but for its vocabulary, about 60 M parameters.
+
+    Of a T5 that begins as a BERT only the decoder's layers count.
+    """
 
     vocabulary: int = 32_000
     d_model: int = 512
     d_ff: int = 1024
     heads: int = 6
     layers: int = 8
-    """In the encoder, and in the decoder."""
+    decoder_layers: int = 8
 
 
 @dataclass(frozen=True)
@@ -86,12 +100,23 @@ class Corrupted:
     """(B, L)."""
     targets: Tensor
     """(B, a)."""
+    whole: Tensor
+    """(B, W) before corruption."""
+    places: Tensor
+    """(B, n, 2) of each token that is left: where it stood in the window, and where it stands now; padded with 0."""
 
 
 class Pretrainer(Trainer):
     """The trainer's loop, checkpoints and log over windows of text."""
 
     sentinels: Sequence[int]
+    common: int
+    """Ids below this one are of special and common tokens."""
+    teacher: BertModel | None = None
+    its_ids: Tensor
+    """(V,) the teacher's id of each of ours."""
+    its_first: int
+    """The id of its [CLS]."""
 
     def _batches(self, train: np.ndarray) -> Iterator[Corrupted]:
         recipe = self.recipe
@@ -100,29 +125,57 @@ class Pretrainer(Trainer):
             starts = [rng.randrange(len(train) - recipe.window + 1) for _ in range(recipe.batch)]
             yield self._corrupted([train[at : at + recipe.window].tolist() for at in starts], rng)
 
-    def _corrupted(self, windows: Iterable[list[int]], rng: random.Random) -> Corrupted:
-        rows, targets = zip(*(self._corrupt(window, rng) for window in windows), strict=True)
-        return Corrupted(pad(rows).to(self.device), pad(targets).to(self.device))
+    def _corrupted(self, windows: Sequence[list[int]], rng: random.Random) -> Corrupted:
+        spans = [self._spans(window, rng) for window in windows]
+        pairs = zip(windows, spans, strict=True)
+        rows, targets = zip(*(corrupt(window, gone, self.sentinels) for window, gone in pairs), strict=True)
+        left = [kept_places(self.recipe.window, gone) for gone in spans]
+        longest = max(map(len, left))
+        places = torch.tensor([[*row, *[(0, 0)] * (longest - len(row))] for row in left])
+        made = Corrupted(pad(rows), pad(targets), torch.tensor(windows), places)
+        return Corrupted(**{name: value.to(self.device) for name, value in vars(made).items()})
 
-    def _corrupt(self, window: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
-        spans = recurring_spans(window, rng) if rng.random() < self.recipe.recurring else []
-        return corrupt(window, spans or random_spans(len(window), len(self.sentinels), rng), self.sentinels)
+    def _spans(self, window: list[int], rng: random.Random) -> list[tuple[int, int]]:
+        again = rng.random() < self.recipe.recurring
+        spans = recurring_spans(window, rng, self.common) if again else []
+        return spans or random_spans(len(window), len(self.sentinels), rng)
 
     def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
         labels = batch.targets.masked_fill(batch.targets == 0, -100)
-        made = self.reader.t5(input_ids=batch.ids, attention_mask=(batch.ids != 0).long(), labels=labels)
-        return {"corruption": made.loss}
+        made = self.reader.t5(
+            input_ids=batch.ids,
+            attention_mask=(batch.ids != 0).long(),
+            labels=labels,
+            output_hidden_states=self.teacher is not None,
+        )
+        if self.teacher is None:
+            return {"corruption": made.loss}
+        return {"corruption": made.loss, "states": _STATES * self._apart(batch, made.encoder_hidden_states[1:])}
+
+    def _apart(self, batch: Corrupted, layers: Sequence[Tensor]) -> Tensor:
+        """1 - cosine between each layer's states (B, L, d) and the teacher's, over the tokens that are left."""
+        assert self.teacher is not None
+        ends = self.its_ids.new_tensor([self.its_first, int(self.its_ids[EOS])]).expand(len(batch.whole), -1)
+        ids = torch.cat([ends[:, :1], self.its_ids[batch.whole], ends[:, 1:]], dim=1)
+        with torch.no_grad():
+            theirs = self.teacher(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+        before, now = batch.places.unbind(-1)
+        left = (now != 0).float()  # the first token goes uncounted where it is left: padding says 0 too
+        likeness = [
+            cosine_similarity(gather(ours, now), gather(its, before + 1), dim=-1)
+            for ours, its in zip(layers, theirs, strict=True)
+        ]
+        return 1 - (torch.stack(likeness).mean(0) * left).sum() / left.sum()
 
     @torch.no_grad()
     def _evaluate(self, dev: np.ndarray) -> dict[str, float]:
         self.reader.eval()
         rng, size = random.Random(0), self.recipe.window
         windows = [dev[at : at + size].tolist() for at in range(0, len(dev) - size + 1, size)]
-        losses = [
-            float(self._losses(self._corrupted(windows[at : at + 16], rng))["corruption"])
-            for at in range(0, len(windows), 16)
-        ]
-        return {"held_out": round(float(np.mean(losses)), 4)}
+        parts = [self._losses(self._corrupted(windows[at : at + 16], rng)) for at in range(0, len(windows), 16)]
+        return {
+            f"held_out_{name}": round(float(np.mean([float(losses[name]) for losses in parts])), 4) for name in parts[0]
+        }
 
 
 def corrupt(ids: list[int], spans: Sequence[tuple[int, int]], sentinels: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -133,6 +186,15 @@ def corrupt(ids: list[int], spans: Sequence[tuple[int, int]], sentinels: Sequenc
         taken += [sentinel, *ids[first:end]]
         at = end
     return [*kept, *ids[at:], EOS], [*taken, EOS]
+
+
+def kept_places(length: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Of each token of a window that its spans leave: where it stood, and where it stands in what `corrupt` makes."""
+    places, at, moved = [], 0, 0
+    for first, end in [*spans, (length, length)]:
+        places += [(place, place + moved) for place in range(at, first)]
+        at, moved = end, moved + 1 - (end - first)
+    return places
 
 
 def random_spans(length: int, most: int, rng: random.Random) -> list[tuple[int, int]]:
@@ -146,11 +208,11 @@ def random_spans(length: int, most: int, rng: random.Random) -> list[tuple[int, 
     return spans
 
 
-def recurring_spans(ids: list[int], rng: random.Random) -> list[tuple[int, int]]:
+def recurring_spans(ids: list[int], rng: random.Random, common: int) -> list[tuple[int, int]]:
     """
     (first, end) of spans that stand in a window a second time, none next to another; no more than is taken at random.
 
-    A span is two tokens or more, as long as both places agree, and not of the commonest tokens alone.
+    A span is two tokens or more, as long as both places agree, and not of tokens below the id `common` alone.
     """
     seen: dict[tuple[int, int], int] = {}
     found: list[tuple[int, int]] = []
@@ -163,7 +225,7 @@ def recurring_spans(ids: list[int], rng: random.Random) -> list[tuple[int, int]]
         last = max(end, at + 1)
         for place in range(at, min(last, len(ids) - 1)):
             seen.setdefault((ids[place], ids[place + 1]), place)
-        if end - at >= 2 and max(ids[at:end]) >= _COMMON:
+        if end - at >= 2 and max(ids[at:end]) >= common:
             found.append((at, end))
         at = last
     rng.shuffle(found)
@@ -187,50 +249,68 @@ def pretrain(
     out: Path,
     recipe: Pretraining,
     device: str = "cpu",
+    like: Path | None = None,
     eval_every: int = 500,
     save_every: int = 500,
 ) -> dict[str, float]:
     """
     Train a T5 from text into a checkpoint folder; goes on where a stopped run was.
 
-    Texts are rows of JSONL with `text` or, in question files, `context`.
+    Texts are rows of JSONL with `text` or, in question files, `context`. With `like` the T5 begins as the BERT in that
+    folder, and learns from it.
 
     Returns:
-        The loss on text held out.
+        The losses on text held out.
 
     Raises:
         ExportError: If an input cannot be used, or the folder holds a run by another recipe or of other text.
     """
-    inputs = {"data": {str(path.name): file_hash(path) for path in map(_present, files)}}
+    inputs: dict[str, Any] = {"data": {str(path.name): file_hash(path) for path in map(_present, files)}}
     if recipe.shape.d_model % 8:
         raise ExportError(f"a hidden size of {recipe.shape.d_model}: need a multiple of 8")
+    if like is not None and model_type(like) != "bert":
+        raise ExportError(f"{like} is a {model_type(like)} checkpoint, a T5 can only begin as a bert")
+    bert = load_bert(like) if like is not None else None
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(files, out / "tokenizer.json", recipe.shape.vocabulary)
+    tokenizer = _tokenizer(files, out / "tokenizer.json", recipe.shape.vocabulary, like)
     tokens = _tokens(files, tokenizer, out / "tokens.npy")
     held_out = min(_HELD_OUT, len(tokens) // recipe.window // 10) * recipe.window
     if not held_out:
         raise ExportError(f"{len(tokens):,} tokens of text are too few for windows of {recipe.window}: give more text")
     torch.manual_seed(recipe.data.seed)
-    shape = recipe.shape
-    config = T5Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        d_model=shape.d_model,
-        d_kv=64 if shape.d_model >= 384 else shape.d_model // shape.heads,
-        d_ff=shape.d_ff,
-        num_layers=shape.layers,
-        num_decoder_layers=shape.layers,
-        num_heads=shape.heads,
-        feed_forward_proj="gated-gelu",
-        decoder_start_token_id=0,
-    )
-    reader = FullT5(without_dropout(T5ForConditionalGeneration(config)))
+    ids = torch.zeros(0, dtype=torch.long)
+    if like is not None and bert is not None:
+        ids = counterparts(tokenizer, like)
+        t5 = grafted_t5(bert, ids, recipe.shape.decoder_layers)
+        inputs["like"] = file_hash(like / "model.safetensors")
+    else:
+        t5 = T5ForConditionalGeneration(_config(recipe.shape, tokenizer.get_vocab_size()))
+    reader = FullT5(without_dropout(t5))
     trainer = Pretrainer(out, "pretrained", reader, None, None, recipe, inputs, torch.device(device))
     trainer.sentinels = [tokenizer.token_to_id(token) for token in SENTINELS]
+    trainer.common = (tokenizer.token_to_id("the") or tokenizer.token_to_id("▁the") or trainer.sentinels[-1]) + _COMMON
+    if like is not None and bert is not None:
+        trainer.teacher, trainer.its_ids = bert.to(device).eval().requires_grad_(False), ids.to(device)
+        trainer.its_first = load_tokenizer(like).token_to_id("[CLS]")
     trainer.run(tokens[held_out:], tokens[:held_out], eval_every, save_every)
     reader.cpu().t5.save_pretrained(out)
     (out / "reader.safetensors").unlink(missing_ok=True)
     figures: dict[str, float] = json.loads((out / "train.json").read_text())["dev"]
     return figures
+
+
+def _config(shape: Shape, vocabulary: int) -> T5Config:
+    return T5Config(
+        vocab_size=vocabulary,
+        d_model=shape.d_model,
+        d_kv=64 if shape.d_model >= 384 else shape.d_model // shape.heads,
+        d_ff=shape.d_ff,
+        num_layers=shape.layers,
+        num_decoder_layers=shape.decoder_layers,
+        num_heads=shape.heads,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
 
 
 def _present(path: Path) -> Path:
@@ -258,10 +338,14 @@ def _texts(files: Sequence[Path]) -> Iterator[str]:
             raise ExportError(f"{path} cannot be read ({error}): give a whole JSONL file of texts") from error
 
 
-def _tokenizer(files: Sequence[Path], path: Path, vocabulary: int) -> Tokenizer:
-    """The tokenizer kept at a path, or one learnt from the texts."""
+def _tokenizer(files: Sequence[Path], path: Path, vocabulary: int, like: Path | None) -> Tokenizer:
+    """The tokenizer kept at a path, or that of the BERT in a folder, or one learnt from the texts."""
     if path.is_file():
         return Tokenizer.from_file(str(path))
+    if like is not None:
+        tokenizer = grafted_tokenizer(like, SENTINELS)
+        tokenizer.save(str(path))
+        return tokenizer
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -9,14 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from export.pretrain import Pretrainer, Pretraining, Shape, corrupt, pretrain, random_spans, recurring_spans
+from export.data import load_tokenizer
+from export.graft import counterparts, grafted_t5, grafted_tokenizer
+from export.pretrain import SENTINELS as SENTINEL_TOKENS
+from export.pretrain import (
+    Pretrainer,
+    Pretraining,
+    Shape,
+    corrupt,
+    kept_places,
+    pretrain,
+    random_spans,
+    recurring_spans,
+)
+from export.reader import load_bert
 from export.t5 import load_t5
 from store.errors import ExportError
-from tests.tiny import CONTEXT
+from tests.tiny import CONTEXT, checkpoint
 
 SENTINELS = list(range(900, 1000))
-RECIPE = Pretraining(Shape(200, 32, 64, 4, 2), steps=4, batch=4, window=32, recurring=0.5)
+RECIPE = Pretraining(Shape(200, 32, 64, 4, 2, 2), steps=4, batch=4, window=32, recurring=0.5)
 
 
 @pytest.mark.parametrize("length", [2, 7, 40, 256])
@@ -39,7 +53,7 @@ def test_recurring_spans_stand_in_the_window_a_second_time() -> None:
     rng = random.Random(0)
     for _ in range(50):
         ids = [rng.choice([5, 6, 450, 460, 470]) for _ in range(60)]
-        spans = recurring_spans(ids, rng)
+        spans = recurring_spans(ids, rng, 400)
         assert sum(end - first for first, end in spans) <= round(0.15 * len(ids))
         assert all(b + 1 <= c for (_, b), (c, _) in pairwise(spans))
         for first, end in spans:
@@ -47,11 +61,21 @@ def test_recurring_spans_stand_in_the_window_a_second_time() -> None:
             assert len(span) >= 2
             assert max(span) >= 400
             assert any(ids[at : at + len(span)] == span for at in range(first - len(span) + 1))
-    assert recurring_spans([450, 451, 7, 8, 450, 451, 452, 450, *range(500, 530)], rng) == [(4, 6)]
-    assert recurring_spans([5, 6, 450, 5, 6], rng) == []  # common tokens alone
-    (only,) = recurring_spans([450] * 20, rng)
+    assert recurring_spans([450, 451, 7, 8, 450, 451, 452, 450, *range(500, 530)], rng, 400) == [(4, 6)]
+    assert recurring_spans([5, 6, 450, 5, 6], rng, 400) == []  # common tokens alone
+    (only,) = recurring_spans([450] * 20, rng, 400)
     assert only[1] - only[0] == 2
     assert only[0] >= 2  # it does not reach into the place that it repeats
+
+
+@pytest.mark.parametrize("length", [2, 7, 40])
+def test_a_token_that_is_left_is_found_where_it_stands_now(length: int) -> None:
+    ids = list(range(10, 10 + length))
+    spans = random_spans(length, len(SENTINELS), random.Random(length))
+    read, _ = corrupt(ids, spans, SENTINELS)
+    places = kept_places(length, spans)
+    assert [ids[before] for before, _ in places] == [token for token in read[:-1] if token < 900]
+    assert all(ids[before] == read[now] for before, now in places)
 
 
 def texts(path: Path) -> Path:
@@ -65,7 +89,7 @@ def texts(path: Path) -> Path:
 def test_a_stopped_run_goes_on_to_the_same_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = [texts(tmp_path / "texts.jsonl")]
     figures = pretrain(data, tmp_path / "whole", RECIPE, eval_every=10, save_every=2)
-    assert figures["held_out"] > 0
+    assert figures["held_out_corruption"] > 0
     (tmp_path / "run").mkdir()  # learning a vocabulary is not the same twice; a stopped run keeps its own
     shutil.copyfile(tmp_path / "whole" / "tokenizer.json", tmp_path / "run" / "tokenizer.json")
     honest, taken = Pretrainer._step, []
@@ -93,3 +117,53 @@ def test_text_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_text('{"words": 1}')
     with pytest.raises(ExportError, match=r"odd\.jsonl:1 has neither text nor context"):
         pretrain([tmp_path / "odd.jsonl"], tmp_path / "out", RECIPE)
+
+
+# a T5 that begins as a BERT
+
+
+def test_it_has_the_berts_words_under_a_t5s_special_tokens(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "bert")
+    tokenizer, old = grafted_tokenizer(folder, SENTINEL_TOKENS), load_tokenizer(folder)
+    assert [tokenizer.id_to_token(i) for i in (0, 1, 2, 3, 103)] == ["<pad>", "</s>", "<unk>", "<extra_id_0>", "the"]
+    ours, theirs = tokenizer.encode("The boilered tree, planted."), old.encode("The boilered tree, planted.", add_special_tokens=False)
+    assert [t.replace("[UNK]", "<unk>") for t in [*theirs.tokens, "</s>"]] == ours.tokens
+    assert counterparts(tokenizer, folder)[ours.ids].tolist() == [*theirs.ids, old.token_to_id("[SEP]")]
+    assert tokenizer.decode(ours.ids) == "the boilered tree, planted."
+    assert tokenizer.encode("the <extra_id_7>").ids[:2] == [103, 10]
+
+
+def test_its_first_layer_reads_as_the_berts_does(tmp_path: Path) -> None:
+    """Without what a T5 has not, positions and biases, the first attention block adds the same."""
+    folder = checkpoint(tmp_path / "bert")
+    bert, ids = load_bert(folder), counterparts(grafted_tokenizer(folder, SENTINEL_TOKENS), folder)
+    layer, embedding = bert.encoder.layer[0].attention, bert.embeddings
+    with torch.no_grad():
+        embedding.position_embeddings.weight.zero_()
+        vectors = embedding.word_embeddings.weight  # such that their norm is the same by the root mean square
+        vectors += embedding.token_type_embeddings.weight[0]
+        vectors -= vectors.mean(1, keepdim=True)
+        embedding.token_type_embeddings.weight.zero_()
+    t5 = grafted_t5(bert, ids, 1).eval()
+    words = torch.arange(103, len(ids))[None, :20]
+    with torch.no_grad():
+        states = t5.shared(words)
+        assert torch.allclose(states, embedding(ids[words]), atol=1e-5)
+        theirs = layer.output.dense(layer.self(embedding(ids[words]))[0])
+        block = t5.encoder.block[0].layer[0]
+        ours = block(states, position_bias=torch.zeros(1, 2, 20, 20))[0] - states
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_it_learns_from_the_bert(tmp_path: Path) -> None:
+    data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
+    recipe = replace(RECIPE, steps=1, lr=0.0, batch=8)
+    before = pretrain(data, tmp_path / "before", recipe, like=like)
+    after = pretrain(data, tmp_path / "after", replace(recipe, steps=40, lr=1e-2), like=like)
+    assert 0 < after["held_out_states"] < 0.7 * before["held_out_states"]
+    assert after["held_out_corruption"] < before["held_out_corruption"]
+    t5 = load_t5(tmp_path / "after")
+    assert (t5.config.num_layers, t5.config.num_decoder_layers, t5.config.d_model) == (3, 2, 32)
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ExportError, match="gpt2"):
+        pretrain(data, tmp_path / "other", recipe, like=like)
