@@ -250,8 +250,8 @@ def pretrain(
     recipe: Pretraining,
     device: str = "cpu",
     like: Path | None = None,
-    eval_every: int = 500,
-    save_every: int = 500,
+    eval_every: int = 200,
+    save_every: int = 100,
 ) -> dict[str, float]:
     """
     Train a T5 from text into a checkpoint folder; goes on where a stopped run was.
