@@ -45,6 +45,8 @@ SENTINELS = [f"<extra_id_{at}>" for at in range(100)]
 NOISE, SPAN = 0.15, 3.0
 _TOKENIZER_TEXTS = 20_000
 """Texts that the vocabulary is learnt from: more of them change little and take long."""
+_TOKENIZED_AT_ONCE = 1000
+"""Texts."""
 _COMMON = 300
 """So many tokens from "the" on, in vocabularies that are sorted, are common."""
 _STATES = 4.0
@@ -362,8 +364,8 @@ def _tokens(files: Sequence[Path], tokenizer: Tokenizer, path: Path) -> np.ndarr
     """All texts as ids, one after another, each ending with </s>; kept at a path."""
     if path.is_file():
         return np.load(path, mmap_mode="r")
-    texts, parts = tqdm(_texts(files), unit="text", desc="tokenize", disable=None), []
-    while chunk := list(islice(texts, 1000)):
+    texts, parts = iter(tqdm(_texts(files), unit="text", desc="tokenize", disable=None)), []
+    while chunk := list(islice(texts, _TOKENIZED_AT_ONCE)):
         encoded = tokenizer.encode_batch(chunk)
         parts.append(np.concatenate([np.array(one.ids, dtype=np.int32) for one in encoded]))
     if not parts:

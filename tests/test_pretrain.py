@@ -111,6 +111,14 @@ def test_a_stopped_run_goes_on_to_the_same_checkpoint(tmp_path: Path, monkeypatc
         pretrain(data, tmp_path / "run", replace(RECIPE, lr=0.1))
 
 
+def test_all_of_the_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.pretrain._TOKENIZED_AT_ONCE", 7)
+    data = [texts(tmp_path / "texts.jsonl")]
+    pretrain(data, tmp_path / "out", replace(RECIPE, steps=1))
+    ids = np.load(tmp_path / "out" / "tokens.npy")
+    assert (ids == 1).sum() == 60  # each text ends with </s>
+
+
 def test_text_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"none\.jsonl does not exist"):
         pretrain([tmp_path / "none.jsonl"], tmp_path / "out", RECIPE)
@@ -126,7 +134,10 @@ def test_it_has_the_berts_words_under_a_t5s_special_tokens(tmp_path: Path) -> No
     folder = checkpoint(tmp_path / "bert")
     tokenizer, old = grafted_tokenizer(folder, SENTINEL_TOKENS), load_tokenizer(folder)
     assert [tokenizer.id_to_token(i) for i in (0, 1, 2, 3, 103)] == ["<pad>", "</s>", "<unk>", "<extra_id_0>", "the"]
-    ours, theirs = tokenizer.encode("The boilered tree, planted."), old.encode("The boilered tree, planted.", add_special_tokens=False)
+    ours, theirs = (
+        tokenizer.encode("The boilered tree, planted."),
+        old.encode("The boilered tree, planted.", add_special_tokens=False),
+    )
     assert [t.replace("[UNK]", "<unk>") for t in [*theirs.tokens, "</s>"]] == ours.tokens
     assert counterparts(tokenizer, folder)[ours.ids].tolist() == [*theirs.ids, old.token_to_id("[SEP]")]
     assert tokenizer.decode(ours.ids) == "the boilered tree, planted."
