@@ -31,11 +31,17 @@ _CLITICS = frozenset({"s", "t", "d", "ll", "re", "ve"})
 
 
 def common_ids(vocabulary: Mapping[str, int]) -> npt.NDArray[np.bool_]:
-    """Token id -> whether it is a common word (V,): a stopword, or a token with neither letter nor digit."""
+    """
+    Token id -> whether it is a common word (V,): a stopword, or a token with neither letter nor digit.
+
+    A word's first piece is "the" in a vocabulary of word pieces ("##s" goes on), "▁the" in T5's ("s" goes on).
+    """
     common = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    first = "▁" if "▁the" in vocabulary else ""
     for token, i in vocabulary.items():
-        word = token.removeprefix("##")
-        common[i] = token in STOPWORDS or token in _CLITICS or not any(c.isalnum() for c in word)
+        word = token.removeprefix(first).lower() if token.startswith(first) else ""
+        shown = token.removeprefix("##").removeprefix(first)
+        common[i] = word in STOPWORDS or word in _CLITICS or not any(c.isalnum() for c in shown)
     return common
 
 

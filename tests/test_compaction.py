@@ -271,6 +271,8 @@ def test_a_token_keeps_a_vector_unless_its_word_is_common(bundle: Bundle) -> Non
     ids = {word: bundle.tokenizer.token_to_id(word) for word in ("the", ".", "boiler", "##s", "5", "s", "not")}
     common = {word: bool(common_ids(ids)[i]) for word, i in ids.items()}
     assert common == {"the": True, ".": True, "boiler": False, "##s": False, "5": False, "s": True, "not": False}
+    pieces = common_ids({token: i for i, token in enumerate(("▁the", "▁The", "the", "▁", "▁s", "s", "▁boiler", "."))})
+    assert pieces.tolist() == [True, True, False, True, True, False, False, True]
 
 
 # trust
