@@ -444,7 +444,8 @@ def status(places: Places, as_json: bool, failed: bool, deleted: bool) -> None:
     if ratios:
         left = counts.stored_passages - counts.compressed
         again = f", {many(left, 'passage')} not yet: run btr-assistant compact" if left else ""
-        click.echo(f"compacted  with ratio {max(ratios):g}{again}")
+        how = f"with ratio {max(ratios):g}" if max(ratios) else "common words keep no vector"
+        click.echo(f"compacted  {how}{again}")
     click.echo(f"store      {places.store}, {counts.store_bytes / 1e6:.1f} MB with the notes' text and search index")
     click.echo(f"model      {manifest.name} ({manifest.reader}, {manifest.fingerprint})")
     for root in roots:

@@ -375,6 +375,7 @@ def test_a_bundle_can_ask_for_notes_to_be_compressed_as_they_are_indexed(
     found = json.loads(run("status", "--json").out)
     assert found["offline_ratio"] == 0
     assert found["bytes_per_token"] < 0.7 * found["bytes_per_token_instead"]["uncompressed"]
+    assert "compacted  common words keep no vector\n" in run("status").out
     assert run("compact").err.startswith("ratio 0: 0 passages")
     assert run("verify", "--reencode", "9").code == 0
     assert run("compact", "--ratio", "0.2").code == 0
