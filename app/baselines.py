@@ -105,8 +105,8 @@ class FullGenerative(GenerativeReader):
 
     cross, decoder = FULL_CROSS, FULL_DECODER
 
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, ratio=0.0)
+    def __init__(self, bundle: Bundle, beams: int = 1) -> None:
+        super().__init__(bundle, ratio=0.0, beams=beams)
         _check_graphs(bundle, (FULL, FULL_CROSS, FULL_DECODER))
 
     def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
@@ -122,8 +122,8 @@ class FloatSplitGenerative(GenerativeReader):
 
     upper, cross, decoder = SPLIT_UPPER, SPLIT_CROSS, SPLIT_DECODER
 
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, ratio=0.0)
+    def __init__(self, bundle: Bundle, beams: int = 1) -> None:
+        super().__init__(bundle, ratio=0.0, beams=beams)
         _check_graphs(bundle, (SPLIT_LOWER, SPLIT_UPPER, SPLIT_CROSS, SPLIT_DECODER))
 
     def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
@@ -160,19 +160,17 @@ def _check_graphs(bundle: Bundle, names: Sequence[str]) -> None:
             )
 
 
-_BASELINES: dict[tuple[str, str], Callable[[Bundle], Reader]] = {
-    ("extractive", "split"): FloatSplitReader,
-    ("extractive", "full"): FullReader,
-    ("generative", "split"): FloatSplitGenerative,
-    ("generative", "full"): FullGenerative,
-}
+_EXTRACTIVE: dict[str, Callable[[Bundle], Reader]] = {"split": FloatSplitReader, "full": FullReader}
+_GENERATIVE: dict[str, Callable[[Bundle, int], Reader]] = {"split": FloatSplitGenerative, "full": FullGenerative}
 
 
-def baseline(bundle: Bundle, name: str) -> Reader:
+def baseline(bundle: Bundle, name: str, beams: int = 1) -> Reader:
     """
-    The reader "split" or "full" of a bundle.
+    The reader "split" or "full" of a bundle; a generative one keeps so many `beams`.
 
     Raises:
         ModelError: If the bundle was made without it.
     """
-    return _BASELINES[bundle.manifest.reader, name](bundle)
+    if bundle.manifest.reader == "generative":
+        return _GENERATIVE[name](bundle, beams)
+    return _EXTRACTIVE[name](bundle)

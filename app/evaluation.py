@@ -223,8 +223,12 @@ class Examination:
             UsageError: If a setting is not its kind's.
         """
         if name not in self._readers:
-            made = open_reader(self.bundle, *self._settings) if name == "binarized" else baseline(self.bundle, name)
-            self._readers[name] = made
+            *_, beams = self._settings
+            self._readers[name] = (
+                open_reader(self.bundle, *self._settings)
+                if name == "binarized"
+                else baseline(self.bundle, name, beams or 1)
+            )
         return self._readers[name]
 
     def ask(

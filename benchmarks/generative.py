@@ -31,7 +31,7 @@ import numpy as np
 from app.baselines import FloatSplitGenerative, FullGenerative
 from app.bundle import Bundle, EncodedQuestion
 from app.evaluation import Question, best, exact, f1, load_questions
-from app.generative import START, Fused, GenerativeReader, nothing_written
+from app.generative import MAX_ANSWER_TOKENS, START, Fused, GenerativeReader, nothing_written
 from app.reader import PassageBits
 from app.retriever import Retriever, to_read
 from benchmarks.readers import choose
@@ -96,8 +96,10 @@ def encoded_by(bundle: Bundle, one: Asked) -> Asked:
 
 def turn(reader: GenerativeReader, one: Asked) -> Turn:
     """A reader's greedy answer, and how long it took; only the unsplit one does without the stored bits."""
-    began = time.perf_counter() - (0.0 if isinstance(reader, FullGenerative) else one.load)
-    encoded = reader.encode_all(one.encoded, one.passages)
+    alone = isinstance(reader, FullGenerative)  # needs the question's ids and no states
+    began = time.perf_counter() - (0.0 if alone else one.load)
+    question = one.encoded if alone else reader.bundle.encode_question(one.question.text)
+    encoded = reader.encode_all(question, one.passages)
     middle = time.perf_counter()
     hypothesis, *_ = reader.decode(reader.fuse(encoded))
     return Turn(reader.text(hypothesis.ids), middle - began, time.perf_counter() - middle)
@@ -218,13 +220,15 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked]) -> Iterator[Pa
             logits = torch_reader.read(states, mask, answer)[0]
             chances = logits.log_softmax(-1)
             score = float(chances[torch.arange(answer.shape[1]), answer[0]].sum() - chances[0, bundle.end])
-            written = [int(token) for token in logits.argmax(-1)]
+            length = min(answer.shape[1], MAX_ANSWER_TOKENS)  # an answer this long is ended whatever comes next
+            words_only = logits.index_fill(1, torch.tensor([START]), -torch.inf)  # padding is no word
+            written = [int(token) for token in words_only.argmax(-1)[:length]]
             if written[0] == bundle.end:  # the empty answer is never written
-                written[0] = int(logits[0].index_fill(0, torch.tensor([bundle.end]), -torch.inf).argmax())
+                written[0] = int(words_only[0].index_fill(0, torch.tensor([bundle.end]), -torch.inf).argmax())
             yield Parity(
                 float(np.abs(first_logits(bundle, fused) - logits[0].numpy()).max()),
                 abs(score - ours.score),
-                written == answer[0].tolist(),
+                written == answer[0, :length].tolist(),
             )
 
 
@@ -249,6 +253,8 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=20)
     parser.add_argument("--count", type=int, default=200, help="questions")
     options = parser.parse_args()
+    if min(options.passages, options.count) < 1:
+        parser.error("--passages and --count are 1 or more")
     try:
         bundle = Bundle.open(options.bundle)
         naive = Bundle.open(options.naive) if options.naive else None

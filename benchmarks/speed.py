@@ -77,7 +77,7 @@ def install_size() -> int:
         if distribution.name in seen:
             continue
         seen.add(distribution.name)
-        for file in distribution.files or []:
+        for file in (distribution.files or []) if name != "btr-assistant" else []:  # its own are counted below
             path = Path(str(distribution.locate_file(file)))
             total += path.stat().st_size if path.is_file() else 0
         for requirement in distribution.requires or []:

@@ -31,6 +31,7 @@ from export.bundle import make_bundle
 from export.data import load_passages, load_tokenizer
 from export.recipe import Recipe, load_recipe
 from export.train import train
+from store.errors import ExportError
 from store.runs import common_ids
 
 BINARIZERS = {
@@ -97,7 +98,8 @@ def measured(run: Path, notes: Path, questions: Path, every: int) -> list[str]:
     where = ("--bundle", bundle, "--store", store)
     began = time.monotonic()
     program(*where, "index", "-q", notes)
-    speed = program(*where, "status", "--json")["tokens"] / (time.monotonic() - began)
+    seconds = time.monotonic() - began
+    speed = program(*where, "status", "--json")["tokens"] / seconds
     figures = program(*where, "eval", questions, "--open", "--every", str(every), "--json")
     scores = f"{figures['em']:.1f} / {figures['f1']:.1f}"
     recall, ms = figures["recall_at_k"]["20"], figures["ms_per_question"]["p50"]
@@ -132,22 +134,26 @@ def main() -> None:
         recipe = load_recipe(None, [*options.settings, *settings])
         out = options.runs / f"{options.study}-{number:02d}"
         out.mkdir(parents=True, exist_ok=True)
-        figures = train(
-            options.checkpoint,
-            options.train,
-            options.validation,
-            out,
-            recipe,
-            options.device,
-            options.base,
-            options.start_full,
-            options.start,
-            options.retrieved,
-        )
-        shown = [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
-                 ("full", "decomposed", "binarized")]  # fmt: skip
-        if options.notes:
-            shown += measured(out, options.notes, options.questions, options.every)
+        shown: list[str] = []
+        try:
+            figures = train(
+                options.checkpoint,
+                options.train,
+                options.validation,
+                out,
+                recipe,
+                options.device,
+                options.base,
+                options.start_full,
+                options.start,
+                options.retrieved,
+            )
+            shown += [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
+                      ("full", "decomposed", "binarized")]  # fmt: skip
+            if options.notes:
+                shown += measured(out, options.notes, options.questions, options.every)
+        except ExportError as error:  # a variant that cannot be made, or not exported, leaves the others their rows
+            shown.append(str(error))
         lines.append(f"| {name} | {bytes_per_token(recipe, held):.1f} | {' | '.join(shown)} |")
         print(lines[-1], flush=True)
     titles = ["variant", "bytes a token", "full EM / F1", "decomposed EM / F1", "binarized EM / F1"]

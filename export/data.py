@@ -8,7 +8,8 @@ for all of them: with SQuAD's 4.6 questions a context, a training step costs hal
 Passages that are longer than the window are cut into overlapping windows; two windows of one article travel
 together, so that a question's negative is a passage of the same article, but never of the same context: an
 overlapping window may hold the answer. A row may bring `hard_negatives: [{title, text}]`, passages that retrieval finds
-for its question and that do not hold the answer: then the first of them is the negative.
+for its question and that do not hold the answer: then the first of them that holds none of the context's answers is
+the negative.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
     bodies = _encode(tokenizer, [context for _, context in keys])
     heads = _heads(tokenizer, [title for title, _ in keys])
     before, sep = frame(tokenizer)
-    found = [next((n[0] for row in rows[key] if (n := row.get("hard_negatives"))), None) for key in keys]
+    found = [_negative(rows[key]) for key in keys]
     others = [negative for negative in found if negative]
     negatives = zip(
         _heads(tokenizer, [negative["title"] for negative in others]),
@@ -211,7 +212,7 @@ def load_passages(paths: Sequence[Path], tokenizer: Tokenizer, window: int) -> l
 def batches(
     passages: Sequence[Passage],
     pair_tokens: int,
-    seed: int,
+    seed: int | str,
     unanswerable: float = 0.0,
     second: float = 0.0,
     others: int = 1,
@@ -320,6 +321,13 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Lists of ids -> (len(rows), longest) padded with 0."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+def _negative(rows: Sequence[dict[str, Any]]) -> dict[str, str] | None:
+    """The first hard negative of a context's rows that holds the answer to none of them, for it is paired with all."""
+    answers = [answer["text"].lower() for row in rows for answer in row["answers"]]
+    found: Iterator[dict[str, str]] = (negative for row in rows for negative in row.get("hard_negatives") or [])
+    return next((n for n in found if not any(answer in n["text"].lower() for answer in answers)), None)
 
 
 def _heads(tokenizer: Tokenizer, titles: list[str]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
@@ -37,7 +38,7 @@ from export.graft import counterparts, grafted_t5, grafted_tokenizer
 from export.reader import load_bert
 from export.recipe import DataConfig, StepConfig
 from export.t5 import EOS, FullT5, model_type, without_dropout
-from export.train import Trainer
+from export.train import Trainer, check_files, present
 from store.bundle import file_hash
 from store.errors import ExportError
 
@@ -272,8 +273,14 @@ def pretrain(
         raise ExportError(f"a hidden size of {recipe.shape.d_model}: need a multiple of 8")
     if like is not None and model_type(like) != "bert":
         raise ExportError(f"{like} is a {model_type(like)} checkpoint, a T5 can only begin as a bert")
-    bert = load_bert(like) if like is not None else None
-    out.mkdir(parents=True, exist_ok=True)
+    where, bert = present(device), None
+    if like is not None:
+        check_files(like)
+        bert = load_bert(like)
+        if recipe.window + 2 > bert.config.max_position_embeddings:
+            raise ExportError(f"{like} reads {bert.config.max_position_embeddings - 2} tokens: give a smaller --window")
+        inputs["like"] = file_hash(like / "model.safetensors")
+    _begin(out, {**inputs, "vocabulary": recipe.shape.vocabulary})
     tokenizer = _tokenizer(files, out / "tokenizer.json", recipe.shape.vocabulary, like)
     tokens = _tokens(files, tokenizer, out / "tokens.npy")
     held_out = min(_HELD_OUT, len(tokens) // recipe.window // 10) * recipe.window
@@ -284,21 +291,31 @@ def pretrain(
     if like is not None and bert is not None:
         ids = counterparts(tokenizer, like)
         t5 = grafted_t5(bert, ids, recipe.shape.decoder_layers)
-        inputs["like"] = file_hash(like / "model.safetensors")
     else:
         t5 = T5ForConditionalGeneration(_config(recipe.shape, tokenizer.get_vocab_size()))
     reader = FullT5(without_dropout(t5))
-    trainer = Pretrainer(out, "pretrained", reader, None, None, recipe, inputs, torch.device(device))
+    trainer = Pretrainer(out, "pretrained", reader, None, None, recipe, inputs, where)
     trainer.sentinels = [tokenizer.token_to_id(token) for token in SENTINELS]
-    trainer.common = (tokenizer.token_to_id("the") or tokenizer.token_to_id("▁the") or trainer.sentinels[-1]) + _COMMON
+    trainer.common = (tokenizer.token_to_id("▁the") or tokenizer.token_to_id("the") or trainer.sentinels[-1]) + _COMMON
     if like is not None and bert is not None:
-        trainer.teacher, trainer.its_ids = bert.to(device).eval().requires_grad_(False), ids.to(device)
+        trainer.teacher, trainer.its_ids = bert.to(where).eval().requires_grad_(False), ids.to(where)
         trainer.its_first = load_tokenizer(like).token_to_id("[CLS]")
     trainer.run(tokens[held_out:], tokens[:held_out], eval_every, save_every)
     reader.cpu().t5.save_pretrained(out)
     (out / "reader.safetensors").unlink(missing_ok=True)
     figures: dict[str, float] = json.loads((out / "train.json").read_text())["dev"]
     return figures
+
+
+def _begin(out: Path, made_from: dict[str, Any]) -> None:
+    """Make the folder, and keep in it what its tokenizer and tokens are made from."""
+    path = out / "text.json"
+    out.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and json.loads(path.read_text()) != made_from:
+        raise ExportError(
+            f"{out} was begun with other text or another tokenizer: give another folder, or the same ones"
+        )
+    path.write_text(json.dumps(made_from, indent=2) + "\n")
 
 
 def _config(shape: Shape, vocabulary: int) -> T5Config:
@@ -336,7 +353,7 @@ def _texts(files: Sequence[Path]) -> Iterator[str]:
                     if text != before:  # questions on one context stand next to each other
                         yield text
                     before = text
-        except (ValueError, OSError, EOFError, AttributeError) as error:
+        except (ValueError, OSError, EOFError, zlib.error, AttributeError) as error:
             raise ExportError(f"{path} cannot be read ({error}): give a whole JSONL file of texts") from error
 
 

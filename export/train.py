@@ -182,17 +182,17 @@ class Trainer:
     def _batches(self, train: Sequence[Passage]) -> Iterator[Batch]:
         """Batches from the step's own position on, epoch after epoch, up to its last."""
         data, config = self.recipe.data, self.config
-        seed = data.seed + 1000 * STEPS.index(self.name)
-        seen = 0
+        seen = epoch = 0
         for passages, last in ((self._short, int(config.short * config.steps)), (train, config.steps)):
             while seen < last:
+                seed = f"{data.seed} {self.name} {epoch}"
                 for batch in batches(passages, data.pair_tokens, seed, config.unanswerable, config.second, data.others):
                     seen += 1
                     if seen > self.step:
                         yield to_device(batch, self.device)
                     if seen >= last:
                         break
-                seed += 1
+                epoch += 1
 
     def _step(self, batch: Batch) -> dict[str, float]:
         self.reader.train()
@@ -305,8 +305,8 @@ def evaluate(
         if isinstance(reading, Generation):
             for written, wanted in zip(reader.generate(reading.encoded, reading.mask), reading.answers, strict=True):
                 said, right = ([i for i in row.tolist() if i > EOS] for row in (written, wanted))
-                common = (Counter(said) & Counter(right)).total()
-                overlap += 2 * common / (len(said) + len(right))
+                shared = (Counter(said) & Counter(right)).total()
+                overlap += 2 * shared / (len(said) + len(right))
                 exact += said == right
                 count += 1
             continue
@@ -377,6 +377,8 @@ def load_reader(folder: Path) -> SplitReader | SplitT5:
         ExportError: If the folder holds no finished training.
     """
     model = _empty(folder)
+    if not (folder / "split.json").is_file():
+        raise ExportError(f"{folder} holds a full reader: give the run's folder, which holds the split one")
     split = make_recipe({"split": json.loads((folder / "split.json").read_text())}, str(folder / "split.json")).split
     reader = _split(model, split)
     load_model(reader, str(folder / "reader.safetensors"))
@@ -440,6 +442,33 @@ def _start(
     return reader
 
 
+def present(device: str) -> torch.device:
+    """
+    A device by its name.
+
+    Raises:
+        ExportError: If it is not there.
+    """
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise ExportError(f"device {device} is not present: use --device cpu") from error
+    return where
+
+
+def check_files(checkpoint: Path) -> None:
+    """
+    See that a checkpoint folder is whole.
+
+    Raises:
+        ExportError: If a file is missing.
+    """
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (checkpoint / name).is_file():
+            raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
+
+
 def train(
     checkpoint: Path,
     files: Sequence[Path],
@@ -469,14 +498,8 @@ def train(
     Raises:
         ExportError: If an input cannot be used, or the folder holds a run by another recipe or of other data.
     """
-    try:
-        where = torch.device(device)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
-        raise ExportError(f"device {device} is not present: use --device cpu") from error
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (checkpoint / name).is_file():
-            raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
+    where = present(device)
+    check_files(checkpoint)
     model = load_checkpoint(checkpoint)
     if isinstance(model, BertModel):
         check_split(model.config, recipe.split)
@@ -499,6 +522,8 @@ def train(
         inputs["start_full"] = file_hash(start_full / "full" / "reader.safetensors")
     if start is not None and not _same_shape(load_reader(start).config, recipe.split):
         raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
+    if retrieved and not (isinstance(model, BertModel) and recipe.full.steps):
+        raise ExportError("the answers of --retrieved are noisy: only a BERT's full step can say which to learn from")
     begun: dict[str, Any] = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
     if retrieved:
         begun["retrieved"] = {path.name: file_hash(path) for path in retrieved}
@@ -527,7 +552,8 @@ def train(
             folder.mkdir(exist_ok=True)
             full = load_full(out / "full") if step != "full" and recipe.full.steps else None
             more = retrieved_set if step != "full" else ()
-            if more and isinstance(full, FullReader):
+            if more:
+                assert isinstance(full, FullReader)
                 key = {"retrieved": begun["retrieved"], "window": recipe.data.window}
                 more = _consistent(out / "full", full, more, key, where)
             brief_set = (*short_set, *more) if short_set else ()

@@ -119,6 +119,33 @@ def test_all_of_the_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (ids == 1).sum() == 60  # each text ends with </s>
 
 
+def test_a_folder_keeps_to_the_text_and_the_vocabulary_it_began_with(tmp_path: Path) -> None:
+    data, other = [texts(tmp_path / "texts.jsonl")], [texts(tmp_path / "other.jsonl")]
+    other[0].write_text(data[0].read_text().replace("boiler", "stove"))
+    pretrain(data, tmp_path / "out", replace(RECIPE, steps=1))
+    (tmp_path / "out" / "last.pt").unlink()  # as if stopped before the first checkpoint
+    like = checkpoint(tmp_path / "bert")
+    for files, recipe, start in (
+        (other, RECIPE, None),
+        (data, replace(RECIPE, shape=replace(RECIPE.shape, vocabulary=210)), None),
+        (data, RECIPE, like),
+    ):
+        with pytest.raises(ExportError, match="other text or another tokenizer"):
+            pretrain(files, tmp_path / "out", replace(recipe, steps=1), like=start)
+
+
+def test_a_bert_or_a_device_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
+    with pytest.raises(ExportError, match="reads 510 tokens"):
+        pretrain(data, tmp_path / "out", replace(RECIPE, window=511), like=like)
+    with pytest.raises(ExportError, match="device nothing is not present"):
+        pretrain(data, tmp_path / "out", RECIPE, "nothing")
+    (like / "model.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"holds no model\.safetensors"):
+        pretrain(data, tmp_path / "out", RECIPE, like=like)
+    assert not (tmp_path / "out").exists()
+
+
 def test_text_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"none\.jsonl does not exist"):
         pretrain([tmp_path / "none.jsonl"], tmp_path / "out", RECIPE)

@@ -401,6 +401,28 @@ def test_a_hard_negative_stands_beside_its_question(folder: Path, tmp_path: Path
     }
 
 
+def test_a_negative_that_holds_another_answer_of_its_context_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    path, rows = tmp_path / "rows.jsonl", []
+    found = {"march": ["In November it is cold."], "november": ["Spring begins in March.", "A pear."]}
+    for text, negatives in found.items():
+        answer = {"text": text, "answer_start": CONTEXT.index(text)}
+        row = {"title": "", "question": "when?", "context": CONTEXT, "answers": [answer]}
+        rows.append({**row, "hard_negatives": [{"title": "", "text": negative} for negative in negatives]})
+    tokenizer = load_tokenizer(folder / "bert")
+    for some, expected in ((rows, "a pear ."), (rows[:1], "in november [UNK] is [UNK] .")):
+        path.write_text("\n".join(map(json.dumps, some)))
+        negative = load_passages([path], tokenizer, 40)[-1]
+        assert " ".join(tokenizer.id_to_token(i) for i in negative.body) == expected
+    rows[1]["hard_negatives"].pop()
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert len(load_passages([path], tokenizer, 40)) == 1  # none is left
+
+
+def test_a_full_reader_is_no_split_one(whole_run: Path) -> None:
+    with pytest.raises(ExportError, match="holds a full reader: give the run's folder"):
+        load_reader(whole_run / "full")
+
+
 def test_only_answers_that_the_full_reader_agrees_with_are_learned_from(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path
 ) -> None:

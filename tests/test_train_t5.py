@@ -1,14 +1,16 @@
 """The three steps with a T5: the same trainer, checkpoints and resuming, and losses that are its own."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from export.data import Batch, Passage, batches, load_passages, load_tokenizer
 from export.losses import logit_distillation, recovery_loss, task_loss
 from export.t5 import FullT5, Generation, SplitT5, load_t5
-from export.train import Trainer, load_full, load_reader, read_split, train
+from export.train import Trainer, evaluate, load_full, load_reader, read_split, train
 from store.errors import ExportError
 from tests.test_t5 import one_batch
 from tests.tiny import T5_RECIPE, questions, t5_checkpoint
@@ -100,3 +102,27 @@ def test_a_loss_of_the_other_reader_is_refused(folder: Path, tmp_path: Path) -> 
     with pytest.raises(ExportError, match=r"\[full\] early is a loss of the extractive reader"):
         train(folder, data, data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_dev_figures_do_not_hang_on_how_many_batches_there_are(
+    folder: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, dev = load_reader(whole_run), load_passages([folder / "train.jsonl"], load_tokenizer(folder), 40)
+    cpu, common = torch.device("cpu"), torch.zeros(reader.model_config.vocab_size, dtype=torch.bool)
+    whole = evaluate(reader, dev, True, cpu, common)
+    honest, made = batches, []
+
+    def small(passages: Sequence[Passage], pair_tokens: int, seed: int) -> Iterator[Batch]:
+        for batch in honest(passages, 1, seed):
+            made.append(batch)
+            yield batch
+
+    monkeypatch.setattr("export.train.batches", small)
+    assert evaluate(reader, dev, True, cpu, common) == whole
+    assert len(made) > 1
+
+
+def test_noisy_answers_need_a_reader_that_says_which_are_right(folder: Path, tmp_path: Path) -> None:
+    data = [folder / "train.jsonl"]
+    with pytest.raises(ExportError, match="answers of --retrieved are noisy"):
+        train(folder, data, data, tmp_path / "run", T5_RECIPE, retrieved=data)
