@@ -59,14 +59,16 @@ def token_distillation(
     """
     Mean squared error of the last states over the passage tokens that the teacher's question attends to most.
 
-    Of each pair's body tokens, mask (N, n), the `share` with the highest attention count (BTR section 3.2).
+    Of each pair's body tokens, mask (N, n), the `share` with the highest attention count (BTR section 3.2); 1 is all.
     """
+    error = (student.states.float() - teacher.states.float()).pow(2).mean(-1)
+    if share == 1:
+        return error[mask].mean()
     if teacher.attention is None:
         raise ValueError("the teacher's reading holds no attention: ask the full reader for it")
     score = teacher.attention.masked_fill(~mask, -torch.inf)
     rank = score.argsort(dim=1, descending=True).argsort(dim=1)
     chosen = (rank < (mask.sum(1, keepdim=True) * share).ceil()) & mask
-    error = (student.states.float() - teacher.states.float()).pow(2).mean(-1)
     return error[chosen].mean()
 
 

@@ -115,9 +115,9 @@ class Pretrainer(Trainer):
     sentinels: Sequence[int]
     common: int
     """Ids below this one are of special and common tokens."""
-    teacher: BertModel | None = None
+    bert: BertModel | None = None
     its_ids: Tensor
-    """(V,) the teacher's id of each of ours."""
+    """(V,) the BERT's id of each of ours."""
     its_first: int
     """The id of its [CLS]."""
 
@@ -149,19 +149,19 @@ class Pretrainer(Trainer):
             input_ids=batch.ids,
             attention_mask=(batch.ids != 0).long(),
             labels=labels,
-            output_hidden_states=self.teacher is not None,
+            output_hidden_states=self.bert is not None,
         )
-        if self.teacher is None:
+        if self.bert is None:
             return {"corruption": made.loss}
         return {"corruption": made.loss, "states": _STATES * self._apart(batch, made.encoder_hidden_states[1:])}
 
     def _apart(self, batch: Corrupted, layers: Sequence[Tensor]) -> Tensor:
         """1 - cosine between each layer's states (B, L, d) and the teacher's, over the tokens that are left."""
-        assert self.teacher is not None
+        assert self.bert is not None
         ends = self.its_ids.new_tensor([self.its_first, int(self.its_ids[EOS])]).expand(len(batch.whole), -1)
         ids = torch.cat([ends[:, :1], self.its_ids[batch.whole], ends[:, 1:]], dim=1)
         with torch.no_grad():
-            theirs = self.teacher(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+            theirs = self.bert(input_ids=ids, output_hidden_states=True).hidden_states[1:]
         before, now = batch.places.unbind(-1)
         left = (now != 0).float()  # the first token goes uncounted where it is left: padding says 0 too
         likeness = [
@@ -298,7 +298,7 @@ def pretrain(
     trainer.sentinels = [tokenizer.token_to_id(token) for token in SENTINELS]
     trainer.common = (tokenizer.token_to_id("▁the") or tokenizer.token_to_id("the") or trainer.sentinels[-1]) + _COMMON
     if like is not None and bert is not None:
-        trainer.teacher, trainer.its_ids = bert.to(where).eval().requires_grad_(False), ids.to(where)
+        trainer.bert, trainer.its_ids = bert.to(where).eval().requires_grad_(False), ids.to(where)
         trainer.its_first = load_tokenizer(like).token_to_id("[CLS]")
     trainer.run(tokens[held_out:], tokens[:held_out], eval_every, save_every)
     reader.cpu().t5.save_pretrained(out)

@@ -65,10 +65,12 @@ class StepConfig:
     """Share of questions that see such passages next to the right one."""
     short: float = 0.0
     """Share of the steps, the first ones, that read short windows: twice as many questions a second."""
+    teacher: str = "full"
+    """Whose states and logits it learns from: the full reader's, or in the binarized step the decomposed one's."""
     tokens: float = 0.0
     """Weight of the query-aware passage token distillation."""
     share: float = 0.5
-    """Share of a passage's tokens that it looks at."""
+    """Share of a passage's tokens that it looks at: those that the teacher's question attends to most; 1 is all."""
     logits: float = 0.0
     """Weight of the logit distillation."""
     temperature: float = 2.0
@@ -137,7 +139,7 @@ class Recipe:
         """What decides the weights at the end of a step: its own table, those before it, data and shape."""
         known: dict[str, Any] = {"data": asdict(self.data)}
         for step in STEPS[: STEPS.index(name) + 1]:
-            known[step] = asdict(self.step(step))
+            known[step] = {k: v for k, v in asdict(self.step(step)).items() if (k, v) != ("teacher", "full")}
         known["full"] = {setting: known["full"][setting] for setting in _TASK_ONLY}
         shape = asdict(self.split)
         if name == "decomposed":

@@ -85,7 +85,7 @@ class Trainer:
         folder: Path,
         step: str,
         reader: AnyReader,
-        full: FullReader | FullT5 | None,
+        teacher: AnyReader | None,
         sentences: SentenceTeacher | None,
         recipe: Recipe,
         inputs: dict[str, Any],
@@ -97,7 +97,7 @@ class Trainer:
         self.folder, self.name, self.recipe, self.inputs, self.device = folder, step, recipe, inputs, device
         self.config: StepConfig = recipe.step(step)
         self.reader = reader.to(device)
-        self.full = full.to(device).eval().requires_grad_(False) if full is not None else None
+        self.teacher = teacher.to(device).eval().requires_grad_(False) if teacher is not None else None
         self.sentences, self._short = sentences, short
         self._common = common.to(device) if common is not None else None
         named = [(n, p) for n, p in reader.named_parameters() if p.requires_grad]
@@ -219,9 +219,8 @@ class Trainer:
         losses = {"task": task_loss(batch, reading)}
         if config.early:
             losses["early"] = config.early * early_loss(batch, reading)
-        if self.full is not None and (config.tokens or config.logits):
-            with torch.no_grad():
-                teacher = read_full(self.full, batch, attention=bool(config.tokens))
+        if self.teacher is not None and (config.tokens or config.logits):
+            teacher = self._taught(batch, self.teacher)
             mask = batch.body_mask[batch.pair_passage]
             if config.tokens:
                 losses["tokens"] = config.tokens * token_distillation(reading, teacher, mask, config.share)
@@ -238,6 +237,13 @@ class Trainer:
                 * torch.stack([self.sentences.loss(self.reader.retrieval(h, ids != 0), ids) for h, ids in pairs]).sum()
             )
         return losses
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch, teacher: AnyReader) -> Reading | Generation:
+        """What the teacher makes of a batch."""
+        if isinstance(teacher, SplitReader | SplitT5):
+            return read_split(teacher, batch, False)[0]
+        return read_full(teacher, batch, attention=bool(self.config.tokens) and self.config.share < 1)
 
     def _bare(self, batch: Batch) -> Tensor | None:
         """The common words (P, n) of the passages that are read without theirs; the same ones after a stop."""
@@ -522,6 +528,7 @@ def train(
         inputs["start_full"] = file_hash(start_full / "full" / "reader.safetensors")
     if start is not None and not _same_shape(load_reader(start).config, recipe.split):
         raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
+    _check_teachers(recipe)
     if retrieved and not (isinstance(model, BertModel) and recipe.full.steps):
         raise ExportError("the answers of --retrieved are noisy: only a BERT's full step can say which to learn from")
     begun: dict[str, Any] = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
@@ -558,7 +565,10 @@ def train(
                 more = _consistent(out / "full", full, more, key, where)
             brief_set = (*short_set, *more) if short_set else ()
             reader = _start(step, checkpoint, out, recipe, start_full, start)
-            trainer = Trainer(folder, step, reader, full, sentences, recipe, made_from(step), where, brief_set, common)
+            teacher = load_reader(out / "decomposed") if recipe.step(step).teacher == "decomposed" else full
+            trainer = Trainer(
+                folder, step, reader, teacher, sentences, recipe, made_from(step), where, brief_set, common
+            )
             trainer.run((*train_set, *more), dev_set, eval_every, save_every)
         figures[step] = json.loads((folder / "train.json").read_text())["dev"]
     if last is None or last.name == "full":
@@ -593,6 +603,16 @@ def _consistent(
         left = replace(passage, questions=[passage.questions[number] for number in kept])
         articles.setdefault(passage.article, []).append(left)
     return [passage for group in articles.values() if any(p.questions for p in group) for passage in group]
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    for step in STEPS:
+        config = recipe.step(step)
+        known = ("full", "decomposed") if step == "binarized" and recipe.decomposed.steps else ("full",)
+        if config.teacher not in known:
+            raise ExportError(f"[{step}] teacher is {config.teacher!r}: it can be {' or '.join(map(repr, known))}")
+        if config.teacher != "full" and config.tokens and config.share < 1:
+            raise ExportError(f"[{step}] share is of the full reader's attention: set it to 1 for another teacher")
 
 
 def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
