@@ -593,7 +593,8 @@ def _consistent(
     What it agrees with is found once for a key and kept in its folder, in `agreed.json`: runs that share the reader
     share this too.
     """
-    path, key = folder / "agreed.json", {"reader": file_hash(folder / "reader.safetensors"), **key}
+    key = {"reader": file_hash(folder / "reader.safetensors"), "passages": len(passages), **key}
+    path = folder / "agreed.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     if found.get("key") != key:
         found = {"key": key, "kept": agreed(full, passages, device)}

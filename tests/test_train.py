@@ -13,6 +13,7 @@ from transformers import BertModel
 from export.binarizer import ResidualBinarizer
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
+from export.losses import logit_distillation
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
 from export.train import (
@@ -416,6 +417,42 @@ def test_a_negative_that_holds_another_answer_of_its_context_is_passed_over(fold
     rows[1]["hard_negatives"].pop()
     path.write_text("\n".join(map(json.dumps, rows)))
     assert len(load_passages([path], tokenizer, 40)) == 1  # none is left
+
+
+def test_the_decomposed_reader_can_teach_the_binarized_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path
+) -> None:
+    data, losses = [folder / "train.jsonl"], Trainer._losses
+    decomposed = load_reader(whole_run / "decomposed")
+    seen: list[tuple[torch.Tensor, ...]] = []
+
+    def watched(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        found = losses(self, batch)
+        assert isinstance(self.reader, SplitReader)
+        with torch.no_grad():
+            theirs = read_split(decomposed, batch, False)[0]
+            ours = read_split(self.reader, batch, True)[0]
+            mask = batch.body_mask[batch.pair_passage]
+            seen.append((found["logits"], logit_distillation(ours, theirs, 2.0)))
+            seen.append((found["tokens"], (ours.states - theirs.states).pow(2).mean(-1)[mask].mean()))
+        return found
+
+    monkeypatch.setattr(Trainer, "_losses", watched)
+    settings = recipe(binarized={"steps": 2, "teacher": "decomposed", "tokens": 1.0, "share": 1.0})
+    train(folder / "bert", data, data, tmp_path / "run", settings, share=whole_run)
+    assert (tmp_path / "run" / "decomposed").is_symlink()  # what teaches the last step changes nothing before it
+    assert len(seen) == 4
+    for found, expected in seen:
+        assert torch.isclose(found, expected, rtol=1e-3)
+    monkeypatch.undo()
+    for binarized, sentence in (
+        ({"teacher": "nobody"}, r"\[binarized\] teacher is 'nobody': it can be 'full' or 'decomposed'"),
+        ({"teacher": "decomposed", "tokens": 1.0}, "share is of the full reader's attention: set it to 1"),
+    ):
+        with pytest.raises(ExportError, match=sentence):
+            train(folder / "bert", data, data, tmp_path / "other", recipe(binarized=binarized))
+    with pytest.raises(ExportError, match=r"\[decomposed\] teacher is 'decomposed': it can be 'full'$"):
+        train(folder / "bert", data, data, tmp_path / "other", recipe(decomposed={"teacher": "decomposed"}))
 
 
 def test_a_full_reader_is_no_split_one(whole_run: Path) -> None:
