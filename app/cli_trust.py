@@ -105,7 +105,7 @@ def verify(places: Places, as_json: bool, reencode: int, rebuild_search: bool) -
     if rebuild_search:
         with writer_lock(places.lock), TokenStore.open(places.store, manifest.fingerprint) as store:
             store.rebuild_search()
-    found = list(findings(places.store, places.bundle, manifest))
+    found = list(findings(places.store, places.bundle, manifest, places.lock))
     if reencode and not any(finding.problems for finding in found):
         with TokenStore.open(places.store, manifest.fingerprint) as store:
             count, same = encode_again(store, Bundle.open(places.bundle, places.device), reencode)
