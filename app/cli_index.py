@@ -147,8 +147,9 @@ def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_dele
 
     from app.preview import forecast
     from store.tokens import TokenStore
+    from store.upkeep import identify
 
-    exists = places.store.is_file()
+    exists = places.store.is_file() and not identify(places.store).empty
     with TokenStore.open(places.store, bundle.manifest.fingerprint) if exists else nullcontext() as store:
         roots = roots or [source.root for source in (store.sources() if store else [])]
         if not roots:

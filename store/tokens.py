@@ -49,6 +49,8 @@ REVISION = "revision"
 """The setting that counts what was written of notes: what a reader keeps in memory is valid until it changes."""
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
+ANYTHING = "SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1"
+"""A row where anything was ever written to a file but the list of migrations, which stands before the first."""
 EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
 _INDEX_FIRST = "run btr-assistant index FOLDER first"
 
@@ -135,8 +137,8 @@ class TokenStore:
             self._connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
 
     def _empty(self) -> bool:
-        """Nothing was ever written to this file, but perhaps the list of migrations, which stands before the first."""
-        return not self._rows("SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1")
+        """Nothing was ever written to this file."""
+        return not self._rows(ANYTHING)
 
     def _check(self, fingerprint: str | None) -> None:
         with sqlite_errors(self.path):
