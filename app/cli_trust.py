@@ -141,11 +141,11 @@ def backup(places: Places, file: str, as_json: bool) -> None:
 
     Example: btr-assistant backup notes-backup.db
     """
-    from store.upkeep import back_up, identify
+    from store.upkeep import back_up
 
-    if not places.store.exists() or identify(places.store).empty:
+    if not places.store.exists():
         raise StoreError(
-            f"there is nothing to back up, no notes are indexed in {places.store}: run btr-assistant index FOLDER first"
+            f"there is nothing to back up, {places.store} does not exist: run btr-assistant index FOLDER first"
         )
     target = _path(file)
     size = back_up(places.store, target)

@@ -192,7 +192,10 @@ def back_up(store: Path, target: Path) -> int:
         BusyError: If another backup is being written there.
         StoreError: If there is no store, or it cannot be copied.
     """
-    identify(store)
+    if identify(store).empty:
+        raise StoreError(
+            f"there is nothing to back up, no notes are indexed in {store} yet: run btr-assistant index FOLDER first"
+        )
     if os.path.lexists(target):
         raise UsageError(f"{target} exists and is not overwritten: give another name, or remove it")
     part = beside(target, UNFINISHED)
