@@ -235,9 +235,10 @@ class Assistant:
             except FormatError as error:
                 raise self.store.damaged(str(error)) from error
             read = time.perf_counter()
-        candidates, places = self._candidates(found, spans)
+        stale: dict[str, bool] = {}
+        candidates, places = self._candidates(found, spans, stale)
         answered = bool(candidates) and candidates[0].confidence >= self._calibration.threshold
-        sources = places[:1] if answered else [_closest(passage) for passage in found[:3]]
+        sources = places[:1] if answered else [_closest(passage, stale) for passage in found[:3]]
         ms = [1000 * t for t in (retrieved - began, loaded - retrieved, read - loaded, time.perf_counter() - began)]
         return Answer(
             question=question,
@@ -307,7 +308,7 @@ class Assistant:
         return [SearchResult(p.path, p.line, p.page, p.heading, p.text, round(scores[p.id], 6)) for p in found]
 
     def _candidates(
-        self, found: Sequence[StoredPassage], spans: Sequence[Span]
+        self, found: Sequence[StoredPassage], spans: Sequence[Span], stale: dict[str, bool]
     ) -> tuple[list[Candidate], list[Source]]:
         """The best spans, one for each different answer with the probability of all its spans, and their places."""
         answers = [span.answer(found[span.passage].text) for span in spans]
@@ -317,7 +318,7 @@ class Assistant:
             first.setdefault(answer.casefold(), (answer, span))
         candidates, places = [], []
         for key, (answer, span) in list(first.items())[:CANDIDATES]:
-            place = _source(found[span.passage], span)
+            place = _source(found[span.passage], span, stale)
             candidates.append(Candidate(answer, round(confidences[key], 4), place.path, place.line))
             places.append(place)
         return candidates, places
@@ -329,24 +330,30 @@ def _scope(scope: Scope | str) -> Scope:
     return parse_scope(scope) if scope.strip() else EVERYTHING
 
 
-def _source(passage: StoredPassage, span: Span) -> Source:
+def _source(passage: StoredPassage, span: Span, stale: dict[str, bool]) -> Source:
     """Where an answer stands, with the sentence around it; of one that stands nowhere, where its passage begins."""
     if span.start == span.end:
-        return replace(_closest(passage), marked=(0, 0))
+        return replace(_closest(passage, stale), marked=(0, 0))
     quote = quote_around(passage.text, span.start, span.end)
-    return _place(passage, quote, (span.start, span.end))
+    return _place(passage, quote, (span.start, span.end), stale)
 
 
-def _closest(passage: StoredPassage) -> Source:
+def _closest(passage: StoredPassage, stale: dict[str, bool]) -> Source:
     """Where a passage that answers nothing stands, with its first sentence below its headings."""
     below = _HEADING_LINES.match(passage.text)
     content = below.end() if below and below.end() < len(passage.text) else 0
     quote = quote_around(passage.text, content, content + 1)
-    return _place(passage, quote, quote)
+    return _place(passage, quote, quote, stale)
 
 
-def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int]) -> Source:
-    """A source from two character ranges of a passage's text."""
+def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int], stale: dict[str, bool]) -> Source:
+    """
+    A source from two character ranges of a passage's text.
+
+    `stale` remembers what was found of each path, so that a file is read once a question, in however many places it is.
+    """
+    if passage.path not in stale:
+        stale[passage.path] = is_stale(passage)
     places = _places(passage)
     first = places.at(span[0])
     return Source(
@@ -358,7 +365,7 @@ def _place(passage: StoredPassage, quote: tuple[int, int], span: tuple[int, int]
         marked=(span[0] - quote[0], span[1] - quote[0]),
         start=first.start,
         end=places.at(span[1] - 1).start + 1 if span[1] > span[0] else first.start,
-        stale=is_stale(passage),
+        stale=stale[passage.path],
         modified=passage.mtime_ns / 1e9,
     )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TextIO, TypeVar
 import click
 
 from app import SCHEMA_VERSION, complete
-from app.display import finite, plain, short
+from app.display import finite, many, plain, short
 from app.places import Places, resolve
 from store.errors import UsageError
 
@@ -92,6 +92,11 @@ def confirm(yes: bool, what: str, question: str, hint: str = "add --yes") -> Non
     if not on_terminal():
         raise UsageError(f"{what}: {hint}")
     click.confirm(plain(question), abort=True, err=True)
+
+
+def and_questions(count: int) -> str:
+    """What is said of the saved questions that go with notes; nothing where there is none."""
+    return f" and {many(count, 'saved question')}" if count else ""
 
 
 def in_browser() -> bool:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from app import complete
-from app.cli_base import FILES_FAILED, REFUSED, confirm, json_option, pass_places, print_json, yes_option
+from app.cli_base import (
+    FILES_FAILED,
+    REFUSED,
+    and_questions,
+    confirm,
+    json_option,
+    pass_places,
+    print_json,
+    yes_option,
+)
 from app.display import many, plain, short
 from app.places import Places
 from store.errors import UsageError
@@ -138,8 +147,9 @@ def _print_forecast(places: Places, bundle: Bundle, roots: list[str], allow_dele
 
     from app.preview import forecast
     from store.tokens import TokenStore
+    from store.upkeep import identify
 
-    exists = places.store.is_file()
+    exists = places.store.is_file() and not identify(places.store).empty
     with TokenStore.open(places.store, bundle.manifest.fingerprint) if exists else nullcontext() as store:
         roots = roots or [source.root for source in (store.sources() if store else [])]
         if not roots:
@@ -278,26 +288,29 @@ def sources_remove(places: Places, path: str, yes: bool, dry_run: bool, as_json:
     root, manifest = str(check_root(Path(path), may_be_gone=True)), read_manifest(places.bundle)
     with TokenStore.open(places.store, manifest.fingerprint) as store:
         known = {source.root for source in store.sources()}
-        notes = len(store.only_in(root))
+        held = store.only_in(root)
+        notes = sum(not document.deleted for document in held)
+        questions = len(store.lost_turns(document.path for document in held))
     if root not in known:
         raise UsageError(f"{root} is no source: btr-assistant sources list shows them")
     if dry_run:
         if as_json:
-            print_json({"path": root, "notes": notes, "removed": False})
+            print_json({"path": root, "notes": notes, "questions": questions, "removed": False})
             return
-        click.echo(f"{plain(root)}: {many(notes, 'note')} would be forgotten. Nothing was changed.", err=True)
+        what = f"{many(notes, 'note')}{and_questions(questions)} would be forgotten"
+        click.echo(f"{plain(root)}: {what}. Nothing was changed.", err=True)
         return
-    what = f"{many(notes, 'note')} of {root}"
+    what = f"{many(notes, 'note')} of {root}{and_questions(questions)}"
     confirm(
         yes, f"{what} would be forgotten", f"Forget {what}? The files stay.", "add --yes, or --dry-run to look first"
     )
     with writing(places.store, places.lock, manifest) as store:
-        store.remove_source(root)
+        questions = store.remove_source(root)
         store.vacuum()
     if as_json:
-        print_json({"path": root, "notes": notes, "removed": True})
+        print_json({"path": root, "notes": notes, "questions": questions, "removed": True})
         return
-    click.echo(f"forgot {many(notes, 'note')} of {plain(root)}", err=True)
+    click.echo(f"forgot {many(notes, 'note')} of {plain(root)}{and_questions(questions)}", err=True)
 
 
 @click.command()
@@ -316,23 +329,26 @@ def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
     manifest = read_manifest(places.bundle)
     with TokenStore.open(places.store, manifest.fingerprint) as store:
         deleted = [document.path for document in store.documents() if document.deleted]
+        questions = len(store.lost_turns(deleted))
     if dry_run:
         if as_json:
-            print_json({"notes": deleted, "freed_bytes": None})
+            print_json({"notes": deleted, "questions": questions, "freed_bytes": None})
             return
         for path in deleted:
             click.echo(plain(path))
-        click.echo(f"{len(deleted):,} deleted notes would be removed. Nothing was changed.", err=True)
+        what = f"{len(deleted):,} deleted notes{and_questions(questions)} would be removed"
+        click.echo(f"{what}. Nothing was changed.", err=True)
         return
     with writing(places.store, places.lock, manifest) as store:
         before = store.counts().store_bytes
-        store.purge()
+        questions = store.purge()
         store.vacuum()
         freed = max(before - store.counts().store_bytes, 0)
     if as_json:
-        print_json({"notes": deleted, "freed_bytes": freed})
+        print_json({"notes": deleted, "questions": questions, "freed_bytes": freed})
         return
-    click.echo(f"{len(deleted):,} deleted notes removed, {freed / 1e6:.1f} MB freed", err=True)
+    what = f"{len(deleted):,} deleted notes{and_questions(questions)} removed"
+    click.echo(f"{what}, {freed / 1e6:.1f} MB freed", err=True)
 
 
 @click.command()

@@ -121,6 +121,8 @@ def calibrate(
 
     Example: btr-assistant calibrate my-questions.jsonl
     """
+    from functools import partial
+
     from app.calibration import SETTING, fit, in_force
     from app.indexer import writer_lock
     from store.bundle import read_manifest
@@ -142,14 +144,14 @@ def calibrate(
             calibration = fit([outcome.observation for outcome in outcomes])
         except ValueError as error:
             raise UsageError(f"{error}: add questions to {questions}") from error
-        figures = asdict(calibration)
-        if as_json:
-            print_json({**figures, "kept": not dry_run})
-        for name, value in () if as_json else figures.items():
-            click.echo(f"{name:<12} {value:g}")
-    if not dry_run:
-        with writer_lock(places.lock), TokenStore.open(places.store) as store:
+    if not dry_run:  # minutes of asking are not thrown away because something is being indexed
+        with writer_lock(places.lock, partial(click.echo, err=True)), TokenStore.open(places.store) as store:
             store.put_setting(SETTING, calibration.to_json(examination.bundle.manifest))
+    figures = asdict(calibration)
+    if as_json:
+        print_json({**figures, "kept": not dry_run})
+    for name, value in () if as_json else figures.items():
+        click.echo(f"{name:<12} {value:g}")
 
 
 @contextmanager

@@ -251,12 +251,14 @@ def _use(places: Places, folder: Path) -> str | None:
     """Write a bundle that can be used into the configuration; why the store cannot be used with it, if it cannot."""
     from app.bundle import Bundle
     from store.tokens import TokenStore
+    from store.upkeep import identify
 
     manifest = Bundle.open(folder).manifest
     write_config(places.config, "bundle", None if _same(folder, models(places)[EMBEDDED]) else str(folder))
     if places.store.is_file():
         try:
-            TokenStore.open(places.store, manifest.fingerprint).close()
+            if not identify(places.store).empty:
+                TokenStore.open(places.store, manifest.fingerprint).close()
         except StoreError as error:
             return str(error)
     return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import complete
-from app.cli_base import Counter, confirm, json_option, pass_places, print_json, yes_option
+from app.cli_base import Counter, and_questions, confirm, json_option, pass_places, print_json, yes_option
 from app.display import many, plain
 from app.places import Places
 from store.errors import StoreError, UsageError
@@ -105,7 +105,7 @@ def verify(places: Places, as_json: bool, reencode: int, rebuild_search: bool) -
     if rebuild_search:
         with writer_lock(places.lock), TokenStore.open(places.store, manifest.fingerprint) as store:
             store.rebuild_search()
-    found = list(findings(places.store, places.bundle, manifest))
+    found = list(findings(places.store, places.bundle, manifest, places.lock))
     if reencode and not any(finding.problems for finding in found):
         with TokenStore.open(places.store, manifest.fingerprint) as store:
             count, same = encode_again(store, Bundle.open(places.bundle, places.device), reencode)
@@ -266,7 +266,7 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
 
     Example: btr-assistant forget ~/notes/diary --ignore
     """
-    from app.forget import choose, ignore, rule_for
+    from app.forget import choose, ignore, questions_of, rule_for
     from app.forget import forget as run
     from app.indexer import writing
     from store.bundle import read_manifest
@@ -277,9 +277,10 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
     with TokenStore.open(places.store, manifest.fingerprint) as store:
         chosen = choose(store, paths)
         rules = [(path, *rule_for(path, store)) for path in chosen.paths]
+        questions = questions_of(store, chosen) if dry_run or not yes else 0
     listed = [*(document.path for document in chosen.documents), *chosen.failed]
     if dry_run and as_json:
-        print_json({"notes": listed})
+        print_json({"notes": listed, "questions": questions})
         return
     if dry_run or not yes:
         for path in listed if dry_run else listed[:_MOST_LISTED]:
@@ -287,10 +288,11 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
         if len(listed) > _MOST_LISTED and not dry_run:
             click.echo(f"and {len(listed) - _MOST_LISTED:,} more", err=True)
     notes = many(len(chosen.documents), "note")
+    what = f"{notes}{and_questions(questions)}"
     if dry_run:
-        click.echo(f"{notes} would be forgotten. Nothing was changed.", err=True)
+        click.echo(f"{what} would be forgotten. Nothing was changed.", err=True)
         return
-    confirm(yes, f"{notes} would be forgotten", f"Forget {notes}? The files stay.")
+    confirm(yes, f"{what} would be forgotten", f"Forget {what}? The files stay.")
     with writing(places.store, places.lock, manifest) as store:
         applied = [(path, file, line, ignored and ignore(path, file, line)) for path, file, line in rules]
         proof = run(store, choose(store, paths))
@@ -301,8 +303,9 @@ def forget(places: Places, paths: tuple[str, ...], yes: bool, dry_run: bool, ign
         print_json({"notes": len(chosen.documents), **asdict(proof), "rules": rows})
     else:
         shared = f" ({proof.shared:,} more are in other notes too)" if proof.shared else ""
+        what = f"{notes}{and_questions(proof.questions)}"
         click.echo(
-            f"forgot {notes}: {proof.left:,} of {proof.searched:,} snippets found in the file, "
+            f"forgot {what}: {proof.left:,} of {proof.searched:,} snippets found in the file, "
             f"{proof.file_bytes / 1e6:.1f} MB searched{shared}"
         )
     for path, file, line, done in applied:

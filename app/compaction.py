@@ -39,7 +39,7 @@ class Compaction:
     before: Counts
     after: Counts
     changed: int
-    """Passages that became smaller."""
+    """Passages that were compressed, or compressed further."""
 
 
 def ratios_of(store: TokenStore, manifest: Manifest) -> list[float]:
@@ -112,21 +112,21 @@ def compact(
         store.put_setting(SETTING, json.dumps(ratios))
     total, done, last, changed, saved = before.stored_passages, 0, 0, 0, np.zeros(3, dtype=np.int64)
     while batch := store.packed_after(last, BATCH):
-        smaller = []
+        compressed = []
         for row in batch:
             if dry_run:
                 found = row.passage.to_bytes()
                 sizes = _sizes(row.passage, compressor, row.text)
                 became = np.array(sizes) - [len(found[0]), len(found[1]), len(found[2] or b"")]
-                changed += bool(became.any())
+                changed += row.passage.starts is None or sizes[1] < len(row.passage.scale)
                 saved += became * row.live
                 continue
             passage = compressor(row.text, row.passage)
-            if passage is not row.passage and len(passage.scale) < len(row.passage.scale):
-                smaller.append((row.passage_id, passage))
-        if smaller:
-            store.put_packed(smaller)
-        changed += len(smaller)
+            if row.passage.starts is None or len(passage.scale) < len(row.passage.scale):
+                compressed.append((row.passage_id, passage))
+        if compressed:
+            store.put_packed(compressed)
+        changed += len(compressed)
         done, last = done + len(batch), batch[-1].passage_id
         progress(done, total)
     if dry_run:

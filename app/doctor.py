@@ -53,11 +53,14 @@ def examine(places: Places) -> Iterator[Check]:
     yield _disk(places)
     yield _lock(places)
     store = quote(str(places.store))
-    if not places.store.is_file() or not places.store.stat().st_size:
+    if not places.store.is_file():
         yield Check("store", False, f"{places.store} does not exist", "btr-assistant index FOLDER")
         return
     try:
         identity = identify(places.store)
+        if identity.empty:
+            yield Check("store", False, f"no notes are indexed in {places.store} yet", "btr-assistant index FOLDER")
+            return
         whole = pages(places.store, quick=True)
     except BtrError as error:
         yield Check("store", False, str(error), _AGAIN.format(store=store))

@@ -80,26 +80,32 @@ def read_bytes(path: Path) -> bytes:
         DocumentError: If it cannot be read, is no regular file, or is too large.
     """
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise DocumentError("cannot be listed: check its permissions, its notes stay as they were indexed")
-        if not stat.S_ISREG(status.st_mode):
-            raise DocumentError("is not a file that can be read: rename it if it is no note")
-        limit = max_bytes(path.suffix)
-        if status.st_size > limit:
-            size = f"{status.st_size / 1e6:,.0f} MB"
-            raise DocumentError(f"holds {size}, at most {limit // 1_000_000} MB are read: split it into smaller notes")
+        _check_status(path)
         return path.read_bytes()
     except OSError as error:
         raise unreadable(error) from error
 
 
 def hash_of(path: Path) -> str | None:
-    """What a file's content is told by, as the store keeps it; None where it cannot be read."""
+    """What a file's content is told by, as the store keeps it, read in blocks; None where it cannot be read."""
     try:
-        return hashlib.sha256(read_bytes(path)).hexdigest()
-    except DocumentError:
+        _check_status(path)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (DocumentError, OSError):
         return None
+
+
+def _check_status(path: Path) -> None:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise DocumentError("cannot be listed: check its permissions, its notes stay as they were indexed")
+    if not stat.S_ISREG(status.st_mode):
+        raise DocumentError("is not a file that can be read: rename it if it is no note")
+    limit = max_bytes(path.suffix)
+    if status.st_size > limit:
+        size = f"{status.st_size / 1e6:,.0f} MB"
+        raise DocumentError(f"holds {size}, at most {limit // 1_000_000} MB are read: split it into smaller notes")
 
 
 def unreadable(error: OSError) -> DocumentError:

@@ -3,7 +3,7 @@ Notes forgotten on purpose, deleted ones too, with the proof that nothing of the
 
 The note's own file stays where it is and the next index run would take it in again: so there is the line that keeps it
 out, for the `.btrignore` of the innermost folder that is looked at. Questions of saved sessions go with the notes that
-their answers quote: those that name one of them, and those that hold its text under whatever name it had then.
+answered them. The others lose what they hold of these notes, and go if their text is left in them all the same.
 
 What the proof speaks of is the store's file and the files that SQLite keeps beside it; copies made earlier, and what a
 disk keeps of overwritten blocks, are elsewhere.
@@ -53,6 +53,8 @@ class Proof:
     """Pieces that were found: 0, or something is wrong."""
     file_bytes: int
     """Bytes that were searched."""
+    questions: int
+    """Saved questions that went with the notes."""
 
 
 def choose(store: TokenStore, paths: Iterable[str]) -> Chosen:
@@ -89,10 +91,9 @@ def forget(store: TokenStore, chosen: Chosen) -> Proof:
     Raises:
         StoreError: If the search index is not what is left; `vacuum` then has not done its work.
     """
-    texts = [text for document in chosen.documents for text in store.texts_of(document.id)]
-    wanted = pieces([*texts, *chosen.failed])
+    wanted = _pieces(store, chosen)
     turns, names = _quoting(store, chosen, wanted)
-    store.forget([document.id for document in chosen.documents], chosen.failed, turns, names)
+    questions = store.forget([document.id for document in chosen.documents], chosen.failed, turns, names)
     store.vacuum()
     problems = search_index(store.path).problems
     if problems:
@@ -103,12 +104,27 @@ def forget(store: TokenStore, chosen: Chosen) -> Proof:
     for file in files:
         left |= found_in(wanted - shared, file_blocks(file))
     searched = sum(file.stat().st_size for file in files if file.exists())
-    return Proof(len(wanted) - len(shared), len(shared), len(left), searched)
+    return Proof(len(wanted) - len(shared), len(shared), len(left), searched, questions)
+
+
+def questions_of(store: TokenStore, chosen: Chosen) -> int:
+    """How many saved questions would go with chosen notes."""
+    turns, _ = _quoting(store, chosen, _pieces(store, chosen))
+    return len({*turns, *store.lost_turns(document.path for document in chosen.documents)})
+
+
+def _pieces(store: TokenStore, chosen: Chosen) -> set[bytes]:
+    """What is looked for of chosen notes."""
+    texts = [text for document in chosen.documents for text in store.texts_of(document.id)]
+    return pieces([*texts, *chosen.failed])
 
 
 def _quoting(store: TokenStore, chosen: Chosen, wanted: set[bytes]) -> tuple[list[int], list[int]]:
-    """The ids of turns, and of sessions by their names, that have text of chosen notes which no other note has."""
-    said = [store.turn_texts(), store.session_names()]
+    """
+    The ids of turns, and of sessions by their names, that have text of chosen notes which no other note has, and would
+    have it still without what they are known to quote of these notes.
+    """
+    said = [store.turn_texts(document.path for document in chosen.documents), store.session_names()]
     if not any(said):
         return [], []
     gone = {document.id for document in chosen.documents}

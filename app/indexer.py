@@ -101,12 +101,14 @@ class Progress:
 
 
 @contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
+def writer_lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """
     Only one index run writes to a store; the lock goes with its process, however that ends.
 
+    With `wait`, which is told so, it is waited for.
+
     Raises:
-        BusyError: If another run holds it.
+        BusyError: If another run holds it, and it is not waited for.
         StoreError: If it cannot be made.
     """
     from filelock import FileLock, Timeout
@@ -114,9 +116,13 @@ def writer_lock(path: Path) -> Iterator[None]:
     lock = FileLock(path, timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire()
-    except Timeout:
-        raise BusyError("another index run is writing to this store: wait for it to finish") from None
+        try:
+            lock.acquire()
+        except Timeout:
+            if wait is None:
+                raise BusyError("another index run is writing to this store: wait for it to finish") from None
+            wait("another index run is writing to this store: waiting for it to finish, Ctrl-C gives up")
+            lock.acquire(timeout=-1)
     except OSError as error:
         raise StoreError(f"cannot write {path.parent} ({error.strerror}): set BTR_ASSISTANT_HOME") from error
     try:

@@ -2,7 +2,8 @@
 Whether store and bundle are whole: pages, references, search index, lengths, hashes, and bits that come out the same.
 
 A sample of passages whose files are as they were indexed is encoded again, and compressed as the stored one was; bits,
-scales, runs and codes must be equal, byte by byte. Nothing is changed.
+scales, runs and codes must be equal, byte by byte. Nothing is changed. The search index is checked first: SQLite keeps
+every writer out meanwhile, a minute in a large store, so it is not begun while one is at work.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from app.bundle import Bundle
 from app.compaction import ratios_of
 from app.documents import hash_of
+from app.indexer import writer_lock
 from store.bundle import Manifest
 from store.bundle import verify as verify_bundle
 from store.codec import read_packed, read_runs
@@ -24,11 +26,18 @@ from store.tokens import TokenStore
 from store.upkeep import Finding, encoded, pages, references, search_index
 
 
-def findings(path: Path, folder: Path, manifest: Manifest) -> Iterator[Finding]:
-    """Check a store and its bundle, one thing after the other; damage in one does not stop the next."""
+def findings(path: Path, folder: Path, manifest: Manifest, lock: Path) -> Iterator[Finding]:
+    """
+    Check a store and its bundle, one thing after the other; damage in one does not stop the next.
+
+    Raises:
+        BusyError: If another run holds the writer's lock.
+    """
+    with writer_lock(lock):
+        searched = search_index(path)
     yield pages(path)
     yield references(path)
-    yield search_index(path)
+    yield searched
     yield encoded(path, manifest.bits, manifest.code_bits)
     yield bundle_files(folder, manifest)
 

@@ -76,12 +76,13 @@ class Watch:
                 return
 
     def sync(self) -> None:
-        """Index the sources that are due; those stay due whose turn it is not."""
+        """Index those that are due and are sources still; they stay due while it is not their turn."""
         if not self._due:
             return
         try:
             with writing(self._store, self._lock, self._bundle.manifest) as store:
-                report = index(store, self._bundle, sorted(self._due), tell=self._tell)
+                due = self._due.intersection(source.root for source in store.sources())
+                report = index(store, self._bundle, sorted(due), tell=self._tell)
         except BusyError as error:
             self._say_once({str(error)})
             return
@@ -107,14 +108,21 @@ class Watch:
 
 
 def matters(path: str, roots: Sequence[str]) -> bool:
-    """Whether a change at a path can concern a note: editors and version control write a lot that does not."""
+    """
+    Whether a change at a path below some roots can concern a note: editors and version control write a lot that does
+    not. Hidden is what is hidden below every root: one may be a hidden folder of another.
+    """
     name = Path(path).name
-    for root in roots:
-        if any(folder.startswith(".") for folder in Path(path[len(root) :]).parts[:-1]):
-            return False
+    if roots and all(_is_hidden(path, root) for root in roots):
+        return False
     if name in IGNORE_FILES or is_note(name) or name.endswith(".icloud"):
         return True
     return not name.startswith(".") and not Path(path).is_file()  # a folder, or what was one
+
+
+def _is_hidden(path: str, root: str) -> bool:
+    """Whether a path stands in a hidden folder below a root."""
+    return any(folder.startswith(".") for folder in Path(path[len(root) :]).parts[:-1])
 
 
 def file_events(roots: Sequence[str], debounce: float) -> Iterator[set[str]]:

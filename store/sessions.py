@@ -4,7 +4,8 @@ Sessions: what was asked, what came of it, and what a person said to it, in the 
 They are written through a connection of their own, in transactions of a few rows, so that saving waits for an indexer
 no longer than for one note, and without the writer's lock, which is for those who write notes. A session begins with
 its first turn and ends with its last. Its name is what a person gave it, else its first question. Every turn knows the
-paths of the notes that it quotes: what is forgotten of a note takes the turn with it (`TokenStore.forget`).
+paths of the notes that it quotes: a note that is removed takes along what the turn holds of it, and the turn itself
+where that is the answer (`store.quotes`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import json
 import os
 import shlex
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from store.codec import Bits, Packed, read_packed, token_arrays
 from store.codes import POINTERS, Blocks, Codes
 from store.errors import StoreError
 from store.fields import TAG, date_of, fields_of, folder_of
+from store.quotes import moved, paths_in, strings, without
 from store.records import (
     Counts,
     NewDocument,
@@ -48,6 +49,8 @@ REVISION = "revision"
 """The setting that counts what was written of notes: what a reader keeps in memory is valid until it changes."""
 UNREAD = -1
 """Size of a document whose file is to be read again, though its passages and bits are right."""
+ANYTHING = "SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1"
+"""A row where anything was ever written to a file but the list of migrations, which stands before the first."""
 EMPTY_SESSIONS = "DELETE FROM sessions WHERE id NOT IN (SELECT session_id FROM turns)"
 _INDEX_FIRST = "run btr-assistant index FOLDER first"
 
@@ -134,8 +137,8 @@ class TokenStore:
             self._connection.executemany("INSERT OR IGNORE INTO settings VALUES (?, ?)", rows)
 
     def _empty(self) -> bool:
-        """Nothing was ever written to this file, but perhaps the list of migrations, which stands before the first."""
-        return not self._rows("SELECT 1 FROM sqlite_master WHERE tbl_name != '_sqlite_migrations' LIMIT 1")
+        """Nothing was ever written to this file."""
+        return not self._rows(ANYTHING)
 
     def _check(self, fingerprint: str | None) -> None:
         with sqlite_errors(self.path):
@@ -194,11 +197,11 @@ class TokenStore:
             row = self._connection.execute("SELECT id FROM sources WHERE root = ?", (root,)).fetchone()
         return int(row[0])
 
-    def remove_source(self, root: str) -> None:
+    def remove_source(self, root: str) -> int:
         """
         Forget a source and what it alone holds, deleted notes included, in one transaction; `vacuum` wipes the file.
 
-        What another source holds too goes over to that one.
+        What another source holds too goes over to that one. How many turns of sessions went with it.
         """
         with self._transaction():
             for source in sorted(
@@ -206,8 +209,10 @@ class TokenStore:
             ):  # the outermost one has first call
                 if source.root != root:
                     self._hand_over(root, source)
-            self._forget_turns("d.source_id = (SELECT id FROM sources WHERE root = ?)", (root,))
+            sql = "SELECT d.path FROM documents d JOIN sources s ON s.id = d.source_id WHERE s.root = ?"
+            turns = self._forget_turns({path for (path,) in self._rows(sql, (root,))})
             self._connection.execute("DELETE FROM sources WHERE root = ?", (root,))
+        return turns
 
     def _hand_over(self, root: str, heir: Source) -> None:
         """What stands under both one source and another belongs to the other from now on."""
@@ -220,12 +225,12 @@ class TokenStore:
                 folders = [(folder_of(heir.root, path), path) for path in paths]
                 self._connection.executemany("UPDATE documents SET folder = ? WHERE path = ?", folders)
 
-    def only_in(self, root: str) -> list[str]:
-        """The paths of the notes that a source holds and no other one, deleted ones left out."""
+    def only_in(self, root: str) -> list[StoredDocument]:
+        """The notes that a source holds and no other one, deleted ones included, by path."""
         others = [source.root for source in self.sources() if source.root != root]
-        sql = "SELECT d.path FROM documents d JOIN sources s ON s.id = d.source_id WHERE s.root = ? "
-        paths = [path for (path,) in self._rows(sql + "AND d.deleted_at IS NULL ORDER BY d.path", (root,))]
-        return [path for path in paths if not any(is_inside(path, other) for other in others)]
+        ids = {source.id for source in self.sources() if source.root == root}
+        held = [document for document in self.documents() if document.source_id in ids]
+        return [document for document in held if not any(is_inside(document.path, other) for other in others)]
 
     def put_document(self, source_id: int, document: NewDocument, passages: Sequence[NewPassage]) -> int:
         """Add a document with its passages, replacing what stood under its path, in one transaction; its id."""
@@ -284,6 +289,7 @@ class TokenStore:
         Files may have changed places with each other. What stood under a path that is taken now is removed.
         """
         with self._transaction():
+            self._move_outcomes({placement.document_id: placement.path for placement in placements})
             for placement in placements:  # a path that no file can have, so that none is in the way of another
                 away = (f"\0{placement.document_id}", placement.document_id)
                 old = "(SELECT path FROM documents WHERE id = ?)"
@@ -329,15 +335,17 @@ class TokenStore:
                 "UPDATE token_bits SET bits = ?, scale = ?, runs = ? WHERE passage_id = ?", rows
             )
 
-    def purge(self) -> None:
+    def purge(self) -> int:
         """
-        Remove all tombstones with their passages, bits and search entries, and the turns of sessions that quote them.
+        Remove all tombstones with their passages, bits and search entries, and what turns of sessions quote of them.
 
-        `vacuum` wipes the file.
+        `vacuum` wipes the file. How many turns went with them.
         """
         with self._transaction():
-            self._forget_turns("d.deleted_at IS NOT NULL")
+            sql = "SELECT path FROM documents WHERE deleted_at IS NOT NULL"
+            turns = self._forget_turns({path for (path,) in self._rows(sql)})
             self._connection.execute("DELETE FROM documents WHERE deleted_at IS NOT NULL")
+        return turns
 
     def forget(
         self,
@@ -345,26 +353,83 @@ class TokenStore:
         failed: Iterable[str],
         turns: Iterable[int] = (),
         names: Iterable[int] = (),
-    ) -> None:
+    ) -> int:
         """
         Remove documents with all that is theirs, failures, turns, and the names of sessions, in one transaction.
 
-        The turns that are known to quote the documents go with them. `vacuum` wipes the file.
+        What turns are known to quote of the documents goes with them. `vacuum` wipes the file. How many turns went.
         """
+        ids = [(document_id,) for document_id in document_ids]
         with self._transaction():
-            for document_id in document_ids:
-                self._forget_turns("d.id = ?", (document_id,))
-                self._connection.execute("DELETE FROM documents WHERE id = ?", (document_id,))
+            sql = "SELECT path FROM documents WHERE id = ?"
+            forgotten = self._forget_turns({path for i in ids for (path,) in self._rows(sql, i)})
+            self._connection.executemany("DELETE FROM documents WHERE id = ?", ids)
             self._connection.executemany("DELETE FROM failures WHERE path = ?", [(path,) for path in failed])
-            self._connection.executemany("DELETE FROM turns WHERE id = ?", [(i,) for i in turns])
+            for turn in turns:
+                forgotten += self._connection.execute("DELETE FROM turns WHERE id = ?", (turn,)).rowcount
             self._connection.executemany("UPDATE sessions SET name = NULL WHERE id = ?", [(i,) for i in names])
             self._connection.execute(EMPTY_SESSIONS)
+        return forgotten
 
-    def _forget_turns(self, condition: str, parameters: tuple[Any, ...] = ()) -> None:
-        """Remove the turns that quote documents for which a condition holds, and sessions that have none left."""
-        quoting = f"SELECT q.turn_id FROM quotes q JOIN documents d ON d.path = q.path WHERE {condition}"
-        self._connection.execute(f"DELETE FROM turns WHERE id IN ({quoting})", parameters)
+    def _forget_turns(self, gone: Collection[str]) -> int:
+        """
+        Take from the turns what they hold of the documents under some paths, and sessions that have none left; how many
+        turns went. One whose answer is of such a document goes, any other keeps the rest.
+        """
+        turns = 0
+        for turn_id, quoted, left in self._quoting(gone):
+            if left is None:
+                self._connection.execute("DELETE FROM turns WHERE id = ?", (turn_id,))
+                turns += 1
+                continue
+            row = (json.dumps(left[0], ensure_ascii=False), left[1], turn_id)
+            self._connection.execute("UPDATE turns SET outcome = ?, correction = ? WHERE id = ?", row)
+            rows = [(turn_id, path) for path in quoted.intersection(gone)]
+            self._connection.executemany("DELETE FROM quotes WHERE turn_id = ? AND path = ?", rows)
         self._connection.execute(EMPTY_SESSIONS)
+        return turns
+
+    def _quoting(
+        self, paths: Collection[str]
+    ) -> Iterator[tuple[int, set[str], tuple[dict[str, Any], str | None] | None]]:
+        """
+        The turns that quote documents under some paths: their ids, all paths that they quote, and what is left of
+        outcome and correction without these documents; None: nothing, as where a document moved and the outcome does
+        not say so, which was saved by an earlier version.
+        """
+        for turn_id, quoted in self._quotes().items():
+            if quoted.isdisjoint(paths):
+                continue
+            for text, correction in self._rows("SELECT outcome, correction FROM turns WHERE id = ?", (turn_id,)):
+                with sound(self.path):
+                    outcome = json.loads(text)
+                    left = without(outcome, correction, paths) if paths_in(outcome) == quoted else None
+                yield turn_id, quoted, left
+
+    def _quotes(self) -> dict[int, set[str]]:
+        """Turn id -> the paths that it quotes."""
+        found: dict[int, set[str]] = {}
+        for turn_id, path in self._rows("SELECT turn_id, path FROM quotes ORDER BY turn_id"):
+            found.setdefault(turn_id, set()).add(path)
+        return found
+
+    def _move_outcomes(self, places: Mapping[int, str]) -> None:
+        """Have the turns name documents by the paths, by document id, that they are about to get."""
+        paths = {}
+        for document_id, new in places.items():
+            for (old,) in self._rows("SELECT path FROM documents WHERE id = ?", (document_id,)):
+                if old != new:
+                    paths[old] = new
+        for turn_id, quoted in self._quotes().items() if paths else ():
+            if quoted.isdisjoint(paths):
+                continue
+            for (text,) in self._rows("SELECT outcome FROM turns WHERE id = ?", (turn_id,)):
+                with sound(self.path):
+                    outcome = json.loads(text)
+                    known = paths_in(outcome) == quoted
+                if known:
+                    row = (json.dumps(moved(outcome, paths), ensure_ascii=False), turn_id)
+                    self._connection.execute("UPDATE turns SET outcome = ? WHERE id = ?", row)
 
     def vacuum(self) -> None:
         """Leave nothing in the file of what was removed, and give its room back."""
@@ -480,13 +545,23 @@ class TokenStore:
         with sound(self.path):
             return [text for (text,) in (typed(row, (str,)) for row in rows)]
 
-    def turn_texts(self) -> list[tuple[int, str]]:
-        """(turn id, everything that is kept of it as text, JSON undone)."""
-        sql = "SELECT id, question, read_as, scope, correction, outcome FROM turns"
-        return [
-            (turn_id, "\n".join([*filter(None, texts), *_strings(json.loads(outcome))]))
-            for turn_id, *texts, outcome in self._rows(sql)
-        ]
+    def lost_turns(self, paths: Iterable[str]) -> list[int]:
+        """The ids of the turns that go when the documents under some paths do, for their answers are of these."""
+        return [turn_id for turn_id, _, left in self._quoting(set(paths)) if left is None]
+
+    def turn_texts(self, gone: Iterable[str] = ()) -> list[tuple[int, str]]:
+        """(turn id, all that is kept of it as text, JSON undone) once the documents under some paths are gone."""
+        left_of = {turn_id: left for turn_id, _, left in self._quoting(set(gone))}
+        found = []
+        for turn_id, question, read_as, scope, *kept in self._rows(
+            "SELECT id, question, read_as, scope, outcome, correction FROM turns"
+        ):
+            with sound(self.path):
+                left = left_of.get(turn_id, (json.loads(kept[0]), kept[1]))
+            if left is not None:
+                texts = filter(None, [question, read_as, scope, left[1]])
+                found.append((turn_id, "\n".join([*texts, *strings(left[0])])))
+        return found
 
     def session_names(self) -> list[tuple[int, str]]:
         """(session id, name) of the sessions that a person named."""
@@ -691,15 +766,6 @@ def is_inside(path: str, root: str) -> bool:
 
 def _anchors(stored: str | None) -> tuple[tuple[int, int, int, int | None], ...]:
     return tuple((offset, start, line, page) for offset, start, line, page in json.loads(stored or "[]"))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in what JSON can hold."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
 
 
 def _marks(ids: Sequence[int]) -> str:

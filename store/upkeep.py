@@ -23,7 +23,7 @@ from store.codec import SCALE_DTYPE, read_runs
 from store.codes import Blocks
 from store.errors import BusyError, FormatError, StoreError, UsageError
 from store.sqlite import sqlite_errors
-from store.tokens import APPLICATION_ID, SCHEMA_VERSION, TokenStore
+from store.tokens import ANYTHING, APPLICATION_ID, SCHEMA_VERSION, TokenStore
 
 KEPT = ".before-restore"
 """Ending of the store that a restored one took the place of."""
@@ -41,10 +41,15 @@ class Identity:
     """What a store says it is."""
 
     version: int
-    """Of its schema."""
+    """Of its schema; 0: it has none yet."""
     fingerprint: str | None
     """None: cut off before its settings were written."""
     model: str | None
+
+    @property
+    def empty(self) -> bool:
+        """A first run was cut off before anything could be indexed; the next one makes the store."""
+        return self.fingerprint is None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def identify(path: Path) -> Identity:
     with _connection(path) as connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID and connection.execute(ANYTHING).fetchone() is None:
+            return Identity(0, None, None)
         if application != APPLICATION_ID or version < 1:
             raise StoreError(f"{path} is not a store of btr-assistant: give another file")
         settings = dict(connection.execute("SELECT key, value FROM settings WHERE key IN ('fingerprint', 'model')"))
@@ -91,6 +98,8 @@ def check_usable(path: Path, fingerprint: str) -> Identity:
         raise StoreError(
             f"{path} has schema {found.version}, this version knows {SCHEMA_VERSION}: upgrade btr-assistant"
         )
+    if found.empty:
+        raise StoreError(f"{path} holds no notes: give another file")
     if found.fingerprint != fingerprint:
         raise StoreError(
             f"{path} was made with bundle {found.fingerprint}, this is bundle {fingerprint}: "
@@ -183,7 +192,10 @@ def back_up(store: Path, target: Path) -> int:
         BusyError: If another backup is being written there.
         StoreError: If there is no store, or it cannot be copied.
     """
-    identify(store)
+    if identify(store).empty:
+        raise StoreError(
+            f"there is nothing to back up, no notes are indexed in {store} yet: run btr-assistant index FOLDER first"
+        )
     if os.path.lexists(target):
         raise UsageError(f"{target} exists and is not overwritten: give another name, or remove it")
     part = beside(target, UNFINISHED)

@@ -597,7 +597,7 @@ class Fuzz:
                 said += [document.path for document in store.documents() if document.deleted]
                 assert "\n".join(said)
         elif use == "verify":
-            for finding in findings(path, self.bundle.folder, manifest):
+            for finding in findings(path, self.bundle.folder, manifest, path.with_suffix(".lock")):
                 assert all(isinstance(problem, str) for problem in finding.problems)
             with TokenStore.open(path, manifest.fingerprint) as store:
                 reencode(store, self.bundle, 3)

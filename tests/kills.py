@@ -563,7 +563,7 @@ class Scenario:
         try:
             with TokenStore.open(path, self._manifest.fingerprint) as store:
                 problems = list(reencode(store, self._opened, 2)[1].problems) if store.counts().passages else []
-            checks = list(findings(path, self.stage.bundle, self._manifest))
+            checks = list(findings(path, self.stage.bundle, self._manifest, self.stage.folder / "check.lock"))
         except StoreError as error:
             first = not self._states[0]["documents"] and str(error).startswith("no notes are indexed yet")
             older = self.name.startswith("migration") and "run btr-assistant index once to migrate it" in str(error)

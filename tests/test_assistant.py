@@ -22,6 +22,7 @@ from app.assistant import (
     quote_around,
 )
 from app.bundle import Bundle
+from app.documents import hash_of
 from app.formats.base import decode
 from app.places import EMBEDDED_BUNDLE, Places
 from app.reader import Cancelled, ExtractiveReader
@@ -164,6 +165,26 @@ def test_a_file_that_was_only_touched_or_written_back_is_not_stale(notes: Path, 
     path.write_text(f"# Boiler\n\n{BOILER}\n")
     os.utime(path, (1, 1))
     check_source(ask(QUESTION))
+
+
+def test_a_file_is_read_once_a_question(notes: Path, ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many candidates and closest passages stand in it; and again for the next question."""
+    text = "The boiler was serviced on 14 March 2024, on 3 May 2023 and on 9 June 2022.\n\n"
+    (notes / "a.md").write_text(text + "".join(f"# Part {n}\n\n{text * 9}" for n in range(3)))
+    (notes / "b.md").write_text("The roof was mended on 2 April 2021.")
+    read: list[Path] = []
+
+    def counted(path: Path) -> str | None:
+        read.append(path)
+        return hash_of(path)
+
+    monkeypatch.setattr("app.assistant.hash_of", counted)
+    answer = ask(QUESTION)
+    paths = [place.path for place in (*answer.sources, *answer.places)]
+    assert len(paths) > len(set(paths))
+    assert sorted(map(str, read)) == sorted(set(paths))
+    (notes / "a.md").write_text("The boiler is gone.")
+    assert ask(QUESTION).sources[0].stale
 
 
 def test_a_note_that_became_a_folder_is_stale(notes: Path, store: TokenStore, bundle: Bundle) -> None:

@@ -16,10 +16,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from app import __version__, cli
@@ -1069,6 +1071,44 @@ def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, 
     refused(run("--store", store, "ask", QUESTION), 3, "calibrate --reset")
     assert run("--store", store, "calibrate", "--reset").code == 0
     assert rows(store, "SELECT key, value FROM settings WHERE key != 'revision' ORDER BY key") == before
+
+
+def test_a_calibration_that_cannot_be_kept_is_not_said_to_be(run: Run, sample: Places, tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    shutil.copy(sample.store, store)
+    no = "CREATE TRIGGER no BEFORE INSERT ON settings WHEN new.key = 'calibration' BEGIN SELECT RAISE(ABORT, 'no'); END"
+    execute(no, store)
+    outcome = run("--store", store, "calibrate", questions_file(tmp_path, times=6), "--json")
+    assert (outcome.code, outcome.out) == (3, "")
+
+
+def test_a_calibration_waits_for_what_is_being_indexed(
+    run: Run, sample: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store.db"
+    shutil.copy(sample.store, store)
+    held, told = threading.Event(), threading.Event()
+    echo = click.echo
+
+    def hear(message: object = None, **how: Any) -> None:
+        if "waiting for it to finish" in str(message):
+            told.set()
+        echo(message, **how)
+
+    def hold() -> None:
+        with writer_lock(resolve(str(store)).lock):
+            held.set()
+            told.wait(60)
+
+    monkeypatch.setattr(click, "echo", hear)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    outcome = run("--store", store, "calibrate", questions_file(tmp_path, times=6), "--json")
+    thread.join()
+    assert told.is_set()
+    assert (outcome.code, json.loads(outcome.out)["kept"]) == (0, True)
+    assert "calibration" in dict(rows(store, "SELECT key, value FROM settings"))
 
 
 def test_calibrate_needs_enough_questions_of_both_kinds(run: Run, sample: Places, tmp_path: Path) -> None:

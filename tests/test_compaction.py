@@ -267,6 +267,23 @@ def test_text_of_common_words_alone_is_still_read(notes: Path, store: TokenStore
         assert (scale > 0).sum() >= 1
 
 
+def test_a_passage_without_a_common_word_is_compressed_once(
+    run: Run, notes: Path, home: Path, uncompressed: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every token of it keeps its vector, so nothing is merged; it is as compressed as it can be all the same."""
+    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(uncompressed.bundle))
+    write(notes, a="Alpha beta gamma delta.", b="Quillfeather")
+    (notes / "b.md").rename(notes / "b.txt")
+    run("index", notes)
+    for said, found in (("2 passages", 2), ("0 passages", 0)):
+        assert f"ratio 0: {said} would shrink" in run("compact", "--dry-run").out
+        assert json.loads(run("compact", "--dry-run", "--json").out)["passages"] == found
+        assert f"ratio 0: {said}, " in run("compact").err
+        assert run("status").out.count("compacted  common words keep no vector\n") == 1
+    assert rows(home / "store.db", "SELECT COUNT(*), COUNT(runs) FROM token_bits") == [(2, 2)]
+    assert run("verify", "--reencode", "9").code == 0
+
+
 def test_a_token_keeps_a_vector_unless_its_word_is_common(bundle: Bundle) -> None:
     ids = {word: bundle.tokenizer.token_to_id(word) for word in ("the", ".", "boiler", "##s", "5", "s", "not")}
     common = {word: bool(common_ids(ids)[i]) for word, i in ids.items()}

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.documents import DocumentError, read_document
+from app.documents import DocumentError, hash_of, read_document
 from app.formats import MAX_BYTES
 from app.formats.base import decode, encodable
 from app.formats.markdown import MAX_FRONT_MATTER, split_front_matter, top_heading
@@ -216,3 +217,16 @@ def test_a_name_that_is_no_utf8_is_refused(notes: Path) -> None:
         pytest.skip("this file system has no such names")
     with pytest.raises(DocumentError, match="a name that is not UTF-8: rename it"):
         read_document(path)
+
+
+def test_a_hash_is_of_all_bytes_and_holds_few_of_them(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 32_768
+    (tmp_path / "a.mbox").write_bytes(data)
+    tracemalloc.start()
+    try:
+        assert hash_of(tmp_path / "a.mbox") == hashlib.sha256(data).hexdigest()
+        assert tracemalloc.get_traced_memory()[1] < len(data) / 8
+    finally:
+        tracemalloc.stop()
+    assert hash_of(tmp_path) is None
+    assert hash_of(tmp_path / "none.mbox") is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import sqlite3
 import sys
@@ -101,22 +103,36 @@ def test_the_harness_sees_what_forgetting_left_behind(harness: Harness) -> None:
 # what it found
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "PRAGMA journal_mode = WAL",
-        "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)",
-    ],
-)
-def test_a_first_run_that_was_killed_before_its_schema_has_indexed_nothing_yet(
-    run: Run, home: Path, notes: Path, sql: str
+@pytest.mark.parametrize("cut", ["before anything", "before the schema", "after the list", "before the settings"])
+def test_a_first_run_that_was_killed_has_indexed_nothing_yet_whatever_is_asked_of_it(
+    run: Run, home: Path, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle, cut: str
 ) -> None:
-    home.mkdir()
-    execute(sql, home / "store.db")
-    assert (home / "store.db").stat().st_size
-    refused(run("ask", QUESTION), 3, "no notes are indexed yet", "run btr-assistant index FOLDER first")
+    home.mkdir(mode=0o700)
+    store = home / "store.db"
+    store.touch(0o600)
+    if cut == "before the schema":
+        execute("PRAGMA journal_mode = WAL", store)
+    elif cut == "after the list":
+        columns = "id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT"
+        execute(f"CREATE TABLE _sqlite_migrations ({columns})", store)
+    elif cut == "before the settings":
+        TokenStore.create(store, bundle.manifest.fingerprint, "x").close()
+        execute("DELETE FROM settings", store)
+    assert (store.stat().st_size > 0) == (cut != "before anything")
     (notes / "a.md").write_text(BOILER)
-    assert run("index", notes).code == 0
+    refused(run("ask", QUESTION), 3, "no notes are indexed yet", "run btr-assistant index FOLDER first")
+    refused(run("backup", tmp_path / "b.db"), 3, "nothing to back up", "run btr-assistant index FOLDER first")
+    refused(run("restore", store.rename(tmp_path / "c.db"), "--yes"), 3, "holds no notes: give another file")
+    (tmp_path / "c.db").rename(store)
+    checks = [check for check in json.loads(run("doctor", "--json").out)["checks"] if not check["ok"]]
+    assert [(check["name"], check["fix"]) for check in checks] == [("store", "btr-assistant index FOLDER")]
+    assert json.loads(run("model", "use", "embedded", "--json").out)["store_problem"] is None
+    assert json.loads(run("index", "--dry-run", "--json", notes).out)["new"] == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"when?\n/index {notes}\n{QUESTION}\n"))
+    outcome = run("chat", "--plain")
+    assert outcome.code == 0
+    assert "no notes are indexed yet: give their folder with /index FOLDER" in outcome.err
+    assert "Answer: 14 March 2024" in outcome.out
 
 
 def test_a_first_run_that_was_killed_before_its_settings_has_indexed_nothing_yet(

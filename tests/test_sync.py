@@ -429,10 +429,10 @@ def test_a_note_that_cannot_be_read_is_no_ones_content(
     before = contents(store.path)
     later(notes / "a.md")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> None:
         raise DocumentError("cannot be read")
 
-    monkeypatch.setattr("app.documents.read_bytes", refuse)
+    monkeypatch.setattr("app.documents._check_status", refuse)
     assert did(again(store, bundle, notes)) == {"unchanged": 1, "failed": 1}
     assert contents(store.path) == before
 

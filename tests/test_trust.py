@@ -21,7 +21,7 @@ import pytest
 from app.bundle import Bundle
 from app.doctor import examine
 from app.forget import ignore, rule_for
-from app.indexer import writer_lock
+from app.indexer import is_written, writer_lock
 from app.offline import prove
 from app.places import EMBEDDED_BUNDLE, Places, resolve
 from app.tree import scan
@@ -30,6 +30,7 @@ from store import upkeep
 from store.bundle import UPPER
 from store.residue import found_in, pieces, text_blocks
 from store.tokens import SCHEMA_VERSION, TokenStore
+from store.upkeep import Finding, search_index
 from tests.conftest import Run, contents, rows, run_index
 from tests.test_cli import BOILER, QUESTION, execute, refused
 from tests.test_tokens import (
@@ -321,6 +322,23 @@ def test_verify_names_what_is_wrong_and_says_so_in_its_exit_code(
     assert (outcome.code, found["ok"]) == (3, False)
     assert ", ".join(check["name"] for check in found["checks"] if not check["ok"]) == name
     assert run("verify").out.count("failed") >= 1
+
+
+def test_verify_waits_its_turn_and_keeps_whoever_writes_out_of_its_way(
+    run: Run, private: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = resolve().lock
+    with writer_lock(lock):
+        refused(run("verify"), 3, "another index run is writing to this store: wait for it to finish")
+    seen = []
+
+    def watched(path: Path) -> Finding:
+        seen.append(is_written(lock))
+        return search_index(path)
+
+    monkeypatch.setattr("app.verify.search_index", watched)
+    assert run("verify").code == 0
+    assert (seen, is_written(lock)) == ([True], False)
 
 
 def test_verify_sees_a_torn_page_and_a_damaged_bundle(run: Run, private: Places, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle import Bundle
-from app.indexer import writer_lock
+from app.indexer import writer_lock, writing
 from app.watch import Watch, file_events, matters
 from store.tokens import TokenStore
 from tests.conftest import new_store, run_index
@@ -25,7 +25,7 @@ class Folder:
     """A watched folder over a store, with events and a clock that are told what to be."""
 
     def __init__(self, notes: Path, store: Path, lock: Path, bundle: Bundle) -> None:
-        self.notes, self.lock = notes, lock
+        self.notes, self.store, self.lock, self.bundle = notes, store, lock, bundle
         self.said: list[str] = []
         self.now = 0.0
         self.watch = Watch(store, lock, bundle, self.said.append, every=600, clock=lambda: self.now)
@@ -110,6 +110,37 @@ def test_a_run_that_holds_the_lock_is_waited_for(folder: Folder) -> None:
     assert folder.follow(edit_while_locked)[1:] == ["indexed a.md  4 tokens"]
 
 
+def remove_source(folder: Folder) -> None:
+    """As `sources remove` does it, in another process."""
+    with writing(folder.store, folder.lock, folder.bundle.manifest) as store:
+        store.remove_source(str(folder.notes))
+
+
+def test_a_source_that_was_removed_does_not_come_back(folder: Folder) -> None:
+    def remove_and_edit() -> set[str]:
+        remove_source(folder)
+        write(folder.notes, a="Alpha, edited.")
+        return {str(folder.notes / "a.md")}
+
+    assert folder.follow(remove_and_edit) == []
+    with TokenStore.open(folder.store) as store:
+        assert (store.sources(), store.documents()) == ([], [])
+
+
+def test_a_source_that_was_removed_while_it_waited_for_its_turn_does_not_come_back(folder: Folder) -> None:
+    def edit_while_locked_then_remove() -> set[str]:
+        write(folder.notes, a="Alpha, edited.")
+        with writer_lock(folder.lock):
+            folder.watch._due.add(str(folder.notes))
+            folder.watch.sync()
+        remove_source(folder)
+        return set()
+
+    assert folder.follow(edit_while_locked_then_remove)[1:] == []
+    with TokenStore.open(folder.store) as store:
+        assert (store.sources(), store.documents()) == ([], [])
+
+
 def test_a_disk_that_goes_away_is_said_once(folder: Folder, tmp_path: Path) -> None:
     def away() -> set[str]:
         shutil.move(folder.notes, tmp_path / "away")
@@ -149,6 +180,12 @@ def test_what_can_concern_a_note(notes: Path, path: str, does: bool) -> None:
 
 def test_a_hidden_source_is_watched(tmp_path: Path) -> None:
     assert matters(str(tmp_path / ".vault" / "a.md"), [str(tmp_path / ".vault")])
+
+
+def test_a_hidden_source_is_watched_beside_the_source_that_it_stands_in(tmp_path: Path) -> None:
+    both = [str(tmp_path), str(tmp_path / ".private")]
+    assert matters(str(tmp_path / ".private" / "a.md"), both)
+    assert not matters(str(tmp_path / ".private" / ".git" / "a.md"), both)
 
 
 def test_events_of_a_folder_that_is_not_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,8 +127,8 @@ class AssistantEngine:
         """
         path = self.places.store
         self._bundle = Bundle.open(self.places.bundle, self.places.device)
-        if path.is_file() and path.stat().st_size:
-            if identify(path).version < SCHEMA_VERSION:
+        if path.is_file() and not (found := identify(path)).empty:
+            if found.version < SCHEMA_VERSION:
                 from app.indexer import writing
 
                 with writing(path, self.places.lock, self._bundle.manifest):
