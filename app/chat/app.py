@@ -464,7 +464,7 @@ class ChatApp(Workers, inherit_bindings=False):
             return
         command = editor_command(os.environ, source.path, source.line)
         if command is None:
-            self._say("no editor is set: set EDITOR, for example export EDITOR=nano", "warning")
+            self._say("no editor is set that can be run: set EDITOR, for example export EDITOR=nano", "warning")
             return
         try:
             with self.suspend():

@@ -68,7 +68,7 @@ class PlainChat:
         Answer every line until the input ends; what changed in the notes is indexed meanwhile.
 
         Raises:
-            BtrError: If the session that is to be resumed is not there.
+            BtrError: If the session that is to be resumed is not there, or the lines are not in their encoding.
         """
         for sentence in self._engine.warnings:
             self._say(sentence)
@@ -82,7 +82,7 @@ class PlainChat:
                 if self._typed:
                     self._talk.write("> ")
                     self._talk.flush()
-                line = self._lines.readline()
+                line = self._next()
                 if not line or line.strip() == "/quit":
                     return
                 if line.strip():
@@ -90,6 +90,13 @@ class PlainChat:
         finally:
             self._stopped.set()
             worker.join()
+
+    def _next(self) -> str:
+        """The next line; empty at the end of the input."""
+        try:
+            return self._lines.readline()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input is not UTF-8 ({error.reason}): convert it") from error
 
     def _say(self, sentence: str) -> None:
         print(plain(sentence), file=self._talk, flush=True)
