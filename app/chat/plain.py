@@ -24,7 +24,7 @@ from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
 from store.errors import BtrError, UsageError
 from store.scope import EVERYTHING, Scope
-from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE
+from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, TurnKey
 
 _HELP = """\
 /scope FILTER   ask of a part of the notes: /scope folder:work tag:idea; alone: of all again
@@ -59,7 +59,7 @@ class PlainChat:
         self._scope: Scope = EVERYTHING
         self._session = resume
         self._earlier: str | None = None
-        self._last: tuple[int | None, Answer] | None = None
+        self._last: tuple[TurnKey | None, Answer] | None = None
         self._stopped = threading.Event()
         self._typed = lines.isatty()
 
@@ -153,12 +153,12 @@ class PlainChat:
         else:
             said = {"asked": question, "read_as": read_as, "scope": self._scope.text}
             self._print_json({**said, **answer.to_json()})
-        turn_id = None
+        saved = None
         if self._engine.sessions is not None:
             turn = turn_of(question, read_as, self._scope.text, answer, self._clock())
             self._last = None, answer
-            self._session, turn_id = self._engine.sessions.add_turn(self._session, turn)
-        self._last = turn_id, answer
+            self._session, saved = self._engine.sessions.add_turn(self._session, turn)
+        self._last = saved, answer
 
     def _show(self, answer: Answer) -> None:
         if answer.answer is None:
