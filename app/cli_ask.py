@@ -4,7 +4,6 @@ The commands that find: ask, which reads passages and answers, and search, which
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from app.cli_base import (
     print_json,
     reader_gone,
     scope_option,
+    standard_input,
 )
 from app.display import plain
 from app.places import Places
@@ -171,7 +171,7 @@ def _standard_input() -> str:
 
 def _open_lines(name: str) -> TextIO:
     if name == "-":
-        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
+        return standard_input()
     try:
         return Path(name).open(encoding="utf-8-sig")
     except OSError as error:

@@ -75,6 +75,11 @@ def parse_filters(filters: tuple[str, ...]) -> Scope:
     return parse_scope(" ".join(filters)) if filters else EVERYTHING
 
 
+def standard_input() -> TextIO:
+    """Standard input as UTF-8 and nothing else, whatever the locale says; closing it closes that."""
+    return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
+
+
 def on_terminal() -> bool:
     """Whether there is a person to ask."""
     return sys.stdin.isatty() and sys.stdout.isatty()

@@ -25,6 +25,7 @@ from app.cli_base import (
     on_terminal,
     pass_places,
     print_json,
+    standard_input,
     yes_option,
 )
 from app.display import many, plain
@@ -66,7 +67,8 @@ def open_chat(
         run_chat(places, settings, rescan=rescan, save=save, resume=resume)
         return
     print_line = partial(print_json, indent=None) if as_json else None
-    run_plain(places, settings, rescan=rescan, save=save, resume=resume, print_json=print_line)
+    with standard_input() as lines:
+        run_plain(places, settings, lines, rescan=rescan, save=save, resume=resume, print_json=print_line)
 
 
 @click.command()

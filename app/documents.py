@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.formats import max_bytes, read
-from app.formats.base import Anchor, DocumentError, Heading, encodable
+from app.formats import FORMATS, max_bytes, read
+from app.formats.base import Anchor, Content, DocumentError, Heading, encodable
 
-__all__ = ["Document", "DocumentError", "hash_of", "read_bytes", "read_document", "unreadable"]
+__all__ = ["Document", "DocumentError", "ParserError", "hash_of", "read_bytes", "read_document", "unreadable"]
+
+
+class ParserError(DocumentError):
+    """One file on which a parser failed as it should not; the cause is what it raised."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def read_document(path: Path) -> Document:
     if encodable(str(path)) != str(path):
         raise DocumentError("has a name that is not UTF-8: rename it")
     data = read_bytes(path)
-    content = read(path.suffix, data)
+    content = _parse(path.suffix, data)
     return Document(
         path=path,
         kind=content.kind,
@@ -70,6 +74,26 @@ def read_document(path: Path) -> Document:
         headings=content.headings,
         anchors=content.anchors,
     )
+
+
+def _parse(suffix: str, data: bytes) -> Content:
+    """
+    A file's content, whatever its parser raises: one file never ends a run.
+
+    Raises:
+        DocumentError: If it cannot be read, or its parser fails.
+    """
+    if suffix.lower() not in FORMATS:
+        raise DocumentError("is not a note that can be read")
+    try:
+        return read(suffix, data)
+    except (DocumentError, ImportError, MemoryError):  # what is not the file's fault is not said of the file
+        raise
+    except Exception as error:
+        raise ParserError(
+            f"cannot be parsed ({type(error).__name__}), which is a bug of ours: "
+            "report it, or save the file in another form"
+        ) from error
 
 
 def read_bytes(path: Path) -> bytes:

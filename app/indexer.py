@@ -23,7 +23,7 @@ from app.compaction import Compressor, ratios_of
 from app.documents import Document, DocumentError, read_document, unreadable
 from app.formats.base import encodable
 from app.passages import Passage, PassageSplitter
-from app.sync import Plan, Stored, make_plan
+from app.sync import Plan, Roots, Stored, make_plan
 from store.bundle import Manifest
 from store.codec import read_packed
 from store.errors import BusyError, StoreError
@@ -185,8 +185,8 @@ def index(
     plan = make_plan(Stored.of(store), [str(root) for root in roots], allow_deletions, check)
     report = Report(notes=len(plan.owners), unchanged=plan.unchanged, refused=plan.refused)
     report.skipped = [(encodable(path), why) for path, why in plan.skipped]
-    sources = {root: store.add_source(root) for root in plan.roots}
-    sources |= {source.root: source.id for source in store.sources()}
+    sources = {source.root: source.id for source in store.sources()}
+    sources |= {root: store.add_source(root) for root in plan.roots if root not in sources}
     _apply(store, plan, sources, report, tell)
     _forget_failures(store, plan)
     for folder in plan.unlisted:
@@ -255,7 +255,8 @@ def _forget_failures(store: TokenStore, plan: Plan) -> None:
     """Forget the failures of files that are gone or fine again; those of files still to be read are kept till then."""
     waiting = {encodable(file.path) for file in plan.encode}
     earlier = [path for path, _ in store.failures() if path not in waiting]
-    store.clear_failures(path for path in earlier if any(is_inside(path, root) for root in plan.roots))
+    looked_at = Roots(plan.roots)
+    store.clear_failures(path for path in earlier if looked_at.over(path))
 
 
 def _fail(

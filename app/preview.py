@@ -94,9 +94,8 @@ def encoded_text(bundle: Bundle, path: Path) -> Iterator[tuple[int, str, str]]:
     """
     try:
         document = read_document(path)
-    except (DocumentError, KeyError) as error:  # KeyError: a suffix of no note
-        reason = error if isinstance(error, DocumentError) else "is not a note that can be read"
-        raise UsageError(f"{path} {reason}") from error
+    except DocumentError as error:
+        raise UsageError(f"{path} {error}") from error
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
     for passage in splitter.split(document):
         tokenized = bundle.tokenize(passage.text)

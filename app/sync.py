@@ -18,7 +18,7 @@ Decided here, before anything is written:
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,25 @@ class Plan:
     """(root, the guard's sentence)."""
 
 
+class Roots:
+    """Folders and files, and which of them a path is inside of: what that costs does not grow with their number."""
+
+    def __init__(self, roots: Iterable[str]) -> None:
+        self._roots = {root.rstrip(os.sep): root for root in roots}
+        self._above: dict[str, tuple[str, ...]] = {}
+        """Folder -> those over it."""
+
+    def over(self, path: str) -> tuple[str, ...]:
+        """Those that a path is inside of, as `is_inside` has it, the outermost first."""
+        folder = path.rpartition(os.sep)[0]
+        above = self._above.get(folder)
+        if above is None:
+            ends = [at for at, sign in enumerate(folder + os.sep) if sign == os.sep]
+            above = tuple(self._roots[folder[:end]] for end in ends if folder[:end] in self._roots)
+            self._above[folder] = above
+        return (*above, self._roots[path]) if path in self._roots else above
+
+
 def make_plan(
     stored: Stored, roots: Iterable[str], allow_deletions: bool = False, check: Callable[[], None] = lambda: None
 ) -> Plan:
@@ -109,8 +128,14 @@ def make_plan(
     at = {document.path: document for document in stored.documents}
     settled, unsettled = _settle_in_place(files.values(), at, check)
     open_paths = {file.path for file, content_hash in unsettled if content_hash}
-    sources = {*stored.sources.values(), *(tree.root for tree in trees)}
-    lost = [d for d in at.values() if not d.deleted and d.path not in files and _is_lost(d.path, trees, sources)]
+    sources = Roots([*stored.sources.values(), *(tree.root for tree in trees)])
+    looked_at = Roots(tree.root for tree in trees)
+    by_root = {tree.root: tree for tree in trees}
+
+    def is_lost(path: str) -> bool:
+        return _is_lost(path, [by_root[root] for root in looked_at.over(path)], sources)
+
+    lost = [d for d in at.values() if not d.deleted and d.path not in files and is_lost(d.path)]
     free = [d for d in at.values() if d.path not in settled and (d.deleted or d.path in open_paths)]
     pool = _Pool([*lost, *free])
     plan = Plan()
@@ -124,11 +149,16 @@ def make_plan(
     taken = {document.id for document in settled.values()}
     plan.gone = [document for document in lost if document.id not in taken]
     plan.changed = {file.path for file in plan.encode if file.path in at and not at[file.path].deleted}
-    for path in files:
-        plan.owners[path] = min((root for root in sources if is_inside(path, root)), key=len)
-    live = [document.path for document in at.values() if not document.deleted]
-    plan.refused = [(tree.root, why) for tree in trees if (why := _guard(plan, tree, live, allow_deletions))]
-    refused = [root for root, _ in plan.refused]
+    plan.owners = {path: sources.over(path)[0] for path in files}
+    away = [document.path for document in plan.gone if not os.path.lexists(document.path)]
+    live = [document.path for document in at.values() if not document.deleted] if away else []
+    before, losses = (Counter(root for path in paths for root in looked_at.over(path)) for paths in (live, away))
+    plan.refused = [
+        (tree.root, why)
+        for tree in trees
+        if (why := _guard(tree, before[tree.root], losses[tree.root], allow_deletions))
+    ]
+    refused = {root for root, _ in plan.refused}
     plan.roots = [tree.root for tree in trees if tree.root not in refused]
     for tree in trees:
         if tree.root not in refused:
@@ -136,9 +166,10 @@ def make_plan(
             plan.unlisted.update(tree.unlisted)
     plan.skipped = list(dict.fromkeys(plan.skipped))  # those of folders within each other once
     if refused:
-        plan.owners = {path: owner for path, owner in plan.owners.items() if not _in_any(path, refused)}
+        left = Roots(refused)
+        plan.owners = {path: owner for path, owner in plan.owners.items() if not left.over(path)}
         plan.encode = [file for file in plan.encode if file.path in plan.owners]
-        plan.gone = [document for document in plan.gone if not _in_any(document.path, refused)]
+        plan.gone = [document for document in plan.gone if not left.over(document.path)]
     for path, document in settled.items():
         if path in plan.owners:
             _place(plan, document, files[path], stored.sources[document.source_id])
@@ -217,21 +248,18 @@ def _same_bits(document: StoredDocument, path: Path) -> bool:
         return False
 
 
-def _is_lost(path: str, trees: Sequence[Tree], sources: Iterable[str]) -> bool:
-    """Whether a live document's file, which no tree holds, is gone or ignored, and not only out of sight."""
-    over = [tree for tree in trees if is_inside(path, tree.root)]
+def _is_lost(path: str, over: Sequence[Tree], sources: Roots) -> bool:
+    """Whether a live document's file, which none of the trees over it holds, is gone or ignored, not out of sight."""
     if not over or any(path in tree.placeholders for tree in over):
         return False
     if any(is_inside(path, folder) for tree in over for folder, _ in tree.unlisted):
         return False
-    innermost = max((root for root in sources if is_inside(path, root)), key=len)
+    innermost = sources.over(path)[-1]
     return any(tree.root == innermost for tree in over) or not os.path.lexists(path)
 
 
-def _guard(plan: Plan, tree: Tree, live: Sequence[str], allow_deletions: bool) -> str | None:
-    """Why a source is left as it is, if it is: it lost so much that its disk may be away."""
-    before = sum(is_inside(path, tree.root) for path in live)
-    lost = sum(is_inside(d.path, tree.root) and not os.path.lexists(d.path) for d in plan.gone)
+def _guard(tree: Tree, before: int, lost: int, allow_deletions: bool) -> str | None:
+    """Why a source that had some notes and lost some is left as it is, if it is: so many that its disk may be away."""
     if tree.missing and not lost:
         return f"{tree.root} does not exist: restore it, or run btr-assistant sources remove {quote(tree.root)}"
     if allow_deletions or not lost or (tree.files and (lost < GUARD_NOTES or GUARD_SHARE * lost <= before)):
@@ -240,7 +268,3 @@ def _guard(plan: Plan, tree: Tree, live: Sequence[str], allow_deletions: bool) -
         f"{lost:,} of {before:,} notes of {tree.root} are gone, so it was left as it is: restore or mount it, "
         f"or if they were deleted, run btr-assistant index --allow-deletions {quote(tree.root)}"
     )
-
-
-def _in_any(path: str, roots: Iterable[str]) -> bool:
-    return any(is_inside(path, root) for root in roots)

@@ -5,7 +5,8 @@ What a note can be filtered by, in the one form in which it is stored and asked 
 - A folder is "/notes/work/2025/": the folders above a note from its source's own folder down, folded.
 - Front matter `tags` and `tag` are tags, without "#": the items of a list, or the words of a text.
 - Every other front matter value is a field: of a list each item, of a mapping each `outer.inner`.
-- The date is the first of `date` and `created` that can be read as one; without any, a note has its file's time.
+- The date is the first of `date` and `created` that can be read as one, also between the brackets of Org's times and
+  of Obsidian's links, and of a list the first; without any, a note has its file's time.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def date_of(metadata: Mapping[str, Any]) -> str | None:
     folded = {fold(str(name)): value for name, value in metadata.items()}
     for name in DATE_FIELDS:
         value = folded.get(name)
-        text = "" if isinstance(value, bool) else str(value).strip()
+        while isinstance(value, list):  # YAML's reading of a link without quotes
+            value = value[0] if value else None
+        text = "" if isinstance(value, bool) else str(value).strip().lstrip("<[ \t")
         match = _DIGITS.match(text) or _DATE.match(text)
         if match:
             try:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from store.errors import StoreError, UsageError
 from store.sqlite import last_id, sqlite_errors
@@ -42,6 +42,15 @@ class Session:
     """Of the last question."""
 
 
+class TurnKey(NamedTuple):
+    """Which turn: SQLite gives the number of the last one again when that is gone, so a number alone may be another."""
+
+    id: int
+    asked_at: int
+    """Seconds since 1970."""
+    question: str
+
+
 @dataclass(frozen=True)
 class Turn:
     """A question and what came of it."""
@@ -62,6 +71,11 @@ class Turn:
     """One of `VERDICTS`."""
     correction: str | None
     """The right answer to a wrong one, empty: there is none in the notes; None: not said."""
+
+    @property
+    def key(self) -> TurnKey:
+        """What it is judged by."""
+        return TurnKey(self.id, self.asked_at, self.question)
 
 
 @dataclass(frozen=True)
@@ -128,9 +142,9 @@ class SessionStore:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
 
-    def add_turn(self, session_id: int | None, turn: NewTurn) -> tuple[int, int]:
+    def add_turn(self, session_id: int | None, turn: NewTurn) -> tuple[int, TurnKey]:
         """
-        Save a turn; its session's id and its own. Without a session, or with one that is gone, a new one begins.
+        Save a turn; its session's id and its own key. Without a session, or with one that is gone, a new one begins.
 
         Raises:
             StoreError: If it cannot be saved.
@@ -148,9 +162,9 @@ class SessionStore:
             turn_id = last_id(self._connection.execute(sql, row))
             quotes = [(turn_id, path) for path in turn.paths]
             self._connection.executemany("INSERT OR IGNORE INTO quotes VALUES (?, ?)", quotes)
-        return session_id, turn_id
+        return session_id, TurnKey(turn_id, int(turn.asked_at), turn.question)
 
-    def judge(self, turn_id: int, verdict: str | None, correction: str | None = None) -> None:
+    def judge(self, turn: TurnKey, verdict: str | None, correction: str | None = None) -> None:
         """
         Keep what a person said to a turn; None takes it back.
 
@@ -158,8 +172,8 @@ class SessionStore:
             StoreError: If it cannot be saved, or the turn is gone.
         """
         with self._transaction():
-            sql = "UPDATE turns SET verdict = ?, correction = ? WHERE id = ?"
-            if not self._connection.execute(sql, (verdict, correction, turn_id)).rowcount:
+            sql = "UPDATE turns SET verdict = ?, correction = ? WHERE id = ? AND asked_at = ? AND question = ?"
+            if not self._connection.execute(sql, (verdict, correction, *turn)).rowcount:
                 raise StoreError("this question is not saved any more: ask it again")
 
     def rename(self, session_id: int, name: str) -> None:

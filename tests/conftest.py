@@ -6,6 +6,7 @@ Nothing here touches the real home: `BTR_ASSISTANT_HOME` lies in a temporary fol
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sqlite3
@@ -142,6 +143,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+def piped(data: str | bytes) -> io.TextIOWrapper:
+    """Standard input that another program writes, in a locale that is not UTF-8."""
+    return io.TextIOWrapper(io.BytesIO(data.encode() if isinstance(data, str) else data), encoding="ascii")
 
 
 def own_copy(sample: Places, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Places:

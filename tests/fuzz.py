@@ -37,7 +37,7 @@ from app.calibration import in_force
 from app.cli_ask import _open_lines, _questions
 from app.compaction import Compressor
 from app.doctor import examine
-from app.documents import DocumentError
+from app.documents import DocumentError, ParserError
 from app.evaluation import load_questions
 from app.forget import choose, forget
 from app.formats import FORMATS
@@ -472,6 +472,8 @@ class Fuzz:
         path = self.folder / f"note{suffix}"
         path.write_bytes(data)
         outcome = _process(self.bundle, self._compressor, self._splitter, path, Event())
+        if isinstance(outcome, ParserError) and outcome.__cause__:
+            raise outcome.__cause__
         if isinstance(outcome, DocumentError):
             said = str(outcome)
             assert said[0].islower() and ": " in said and "\n" not in said, said

@@ -428,6 +428,21 @@ def test_the_editor_is_started_at_the_line() -> None:
     assert editor_command({}, "/a b.md", 7) is None
     assert editor_command({"EDITOR": "vi", "VISUAL": "nano -w"}, "/a b.md", 7) == ["nano", "-w", "+7", "/a b.md"]
     assert editor_command({"EDITOR": "code --wait"}, "/a.md", 7) == ["code", "--wait", "--goto", "/a.md:7"]
+    assert editor_command({"EDITOR": "vim '"}, "/a.md", 7) is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("editor", ["", "vim '", '""'])
+async def test_an_editor_that_cannot_be_run_is_said_and_the_chat_goes_on(
+    monkeypatch: pytest.MonkeyPatch, editor: str
+) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", editor)
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test() as pilot:
+        await answered(pilot)
+        await pilot.press("ctrl+o")
+        assert notices(pilot)[-1] == "no editor is set that can be run: set EDITOR, for example export EDITOR=nano"
+        await answered(pilot, "and now?")
 
 
 def test_of_several_occurrences_the_answers_own_is_marked() -> None:

@@ -85,7 +85,7 @@ async def opened(pilot: Pilot[None]) -> None:
 
 async def saved(pilot: Pilot[None], question: str = "when?") -> Card:
     card = await answered(pilot, question)
-    await until(pilot, lambda: card.turn_id is not None)
+    await until(pilot, lambda: card.saved is not None)
     return card
 
 
@@ -330,6 +330,44 @@ async def test_commands_name_export_and_delete_this_session(sessions: SessionSto
         assert len(sessions.sessions()) == 1
         await ask(pilot, "/delete")
         await until(pilot, lambda: not sessions.sessions() and not cards(pilot))
+
+
+@pytest.mark.asyncio
+async def test_only_a_delete_right_after_the_first_removes_a_session(sessions: SessionStore) -> None:
+    async with chat(SavingEngine(ANSWER, sessions)).run_test() as pilot:
+        await opened(pilot)
+        for between in ("who?", "/follow on", "/nonsense", ""):
+            await saved(pilot, f"before {between}")
+            await ask(pilot, "/delete")
+            await ask(pilot, between)
+            await ask(pilot, "/delete")
+            assert notices(pilot)[-1].startswith("/delete again deletes this session"), between
+            await ask(pilot, "/follow on")
+        (session,) = sessions.sessions()
+        await ask(pilot, "/delete")
+        await pilot.press("ctrl+l")
+        pilot.app._load(sessions, session.id)  # type: ignore[attr-defined]
+        await until(pilot, lambda: bool(cards(pilot)))
+        await ask(pilot, "/delete")
+        assert notices(pilot)[-1].startswith("/delete again deletes this session")
+        assert len(sessions.sessions()) == 1
+        await ask(pilot, "/delete")
+        await until(pilot, lambda: not sessions.sessions())
+
+
+@pytest.mark.asyncio
+async def test_a_verdict_on_a_card_whose_session_is_gone_marks_no_other_question(sessions: SessionStore) -> None:
+    async with chat(SavingEngine(ANSWER, sessions)).run_test() as pilot:
+        await opened(pilot)
+        old = await saved(pilot, "one")
+        sessions.delete(sessions.sessions()[0].id)  # as the list of sessions does it; the cards stay
+        await saved(pilot, "two")
+        await pilot.press("ctrl+up", "f5")
+        assert pilot.app._card is old  # type: ignore[attr-defined]
+        await until(pilot, lambda: "is not saved any more: ask it again" in notices(pilot)[-1])
+        assert sessions.judged() == []
+        await pilot.press("ctrl+down", "f5")
+        await until(pilot, lambda: [turn.question for turn in sessions.judged()] == ["two"])
 
 
 @pytest.mark.asyncio
@@ -708,7 +746,7 @@ async def test_every_handler_takes_under_fifty_milliseconds_while_a_slow_reader_
         await pilot.press("h", "i", "escape", "tab")
         await answered(pilot, "refused")
         card = await answered(pilot, "when?")
-        await until(pilot, lambda: card.turn_id is not None)
+        await until(pilot, lambda: card.saved is not None)
         await pilot.press("ctrl+s")
         await until(pilot, lambda: pilot.app.query_one(SourcePane).query_one(TextArea).selected_text == "14 March")
         await pilot.press(

@@ -79,13 +79,19 @@ def test_sessions_without_a_store_say_what_to_do(run: Run) -> None:
     assert (outcome.code, "run btr-assistant index FOLDER first" in outcome.err) == (3, True)
 
 
+def judge(sessions: SessionStore, number: int, verdict: str, correction: str | None = None) -> None:
+    """Keep what a person said to a turn of this number."""
+    (key,) = [turn.key for s in sessions.sessions() for turn in sessions.turns(s.id) if turn.id == number]
+    sessions.judge(key, verdict, correction)
+
+
 def test_what_was_marked_is_asked_again(run: Run, kept: Places, tmp_path: Path) -> None:
     outcome = run("eval", "--mine")
     assert (outcome.code, "nothing is marked yet: press F5" in outcome.err) == (2, True)
     with SessionStore.open(kept.store) as sessions:
-        sessions.judge(1, RIGHT)
-        sessions.judge(2, WRONG_ANSWER, "5432")
-        sessions.judge(3, RIGHT)
+        judge(sessions, 1, RIGHT)
+        judge(sessions, 2, WRONG_ANSWER, "5432")
+        judge(sessions, 3, RIGHT)
     figures = json.loads(run("eval", "--mine", "--json").out)
     assert {name: figures[name] for name in ("questions", "right", "wrong", "changed", "mended", "lost")} == {
         "questions": 3, "right": 2, "wrong": 1, "changed": 0, "mended": 0, "lost": 0,
@@ -107,16 +113,16 @@ def test_what_was_marked_is_asked_again(run: Run, kept: Places, tmp_path: Path) 
 
 def test_of_a_wrong_answer_or_source_only_another_one_counts(run: Run, kept: Places) -> None:
     with SessionStore.open(kept.store) as sessions:
-        sessions.judge(1, WRONG_SOURCE)
-        sessions.judge(2, WRONG_ANSWER)
-        sessions.judge(3, WRONG_ANSWER, "")
+        judge(sessions, 1, WRONG_SOURCE)
+        judge(sessions, 2, WRONG_ANSWER)
+        judge(sessions, 3, WRONG_ANSWER, "")
     figures = json.loads(run("eval", "--mine", "--json").out)
     assert [row["right"] for row in figures["rows"]] == [False, False, True]
     assert "(expected: 14 March 2024, from another source)" in run("eval", "--mine").out
     with SessionStore.open(kept.store) as sessions:
         sql = "UPDATE turns SET outcome = json_set(outcome, '$.answer', '9', '$.sources[0].start', 0)"
         sessions._connection.execute(sql)
-        sessions.judge(1, WRONG_SOURCE)
+        judge(sessions, 1, WRONG_SOURCE)
     figures = json.loads(run("eval", "--mine", "--json").out)
     assert [row["right"] for row in figures["rows"]][1] is None
     assert figures["changed"] == 1

@@ -6,7 +6,6 @@ What holds for all commands: an example in every help that works, JSON as docume
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -26,7 +25,7 @@ import pytest
 from app import cli
 from app.cli_base import print_json
 from app.places import Places
-from tests.conftest import SAMPLE_NOTES, Run
+from tests.conftest import SAMPLE_NOTES, Run, piped
 
 ROOT = Path(__file__).parent.parent
 QUESTION = "When was the boiler serviced?"
@@ -116,7 +115,7 @@ def test_every_example_does_what_its_help_says(run: Run, desk: Path, monkeypatch
     asking = {"restore", "forget", "sources remove", "sessions delete"}
     assert run("index", "notes").code == 0
     for _ in range(3):  # the examples speak of session 3
-        monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n"))
+        monkeypatch.setattr("sys.stdin", piped(f"{QUESTION}\n"))
         assert run("chat", "--plain").code == 0
     for words in (*first, *between, *last):
         arguments = example_of(words) + ["--yes"] * (name_of(words) in asking)
@@ -232,9 +231,9 @@ def test_what_is_printed_is_what_is_documented(run: Run, desk: Path, monkeypatch
     (desk / "notes" / "away.md").unlink()
     assert run("index", desk / "notes").code == 5
     for said in (f"{QUESTION}\n/right\n", f"{QUESTION}\n"):
-        monkeypatch.setattr("sys.stdin", io.StringIO(said))
+        monkeypatch.setattr("sys.stdin", piped(said))
         assert run("chat", "--plain").code == 0
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n"))
+    monkeypatch.setattr("sys.stdin", piped(f"{QUESTION}\n"))
     shapes = documented()
     seen = {}
     for title, arguments in CALLS.items():

@@ -68,6 +68,8 @@ def test_an_emoji_in_halves_is_joined_and_a_lone_half_replaced() -> None:
     assert encodable("\ufeffmarked") == "\ufeffmarked"
 
 
+MODULUS = "0x" + "f" * 4_000
+"""An integer that Python reads, and refuses to write in decimal."""
 FRONT_MATTER = "---\ntitle: Heating\ntags: [house, garden]\n---\n"
 
 
@@ -97,6 +99,9 @@ def test_the_body_begins_after_the_front_matter(end: str, body: str) -> None:
         "---\na: &a [*a]\n---\nbody\n",
         "---\na: " + "[" * 3000 + "]" * 3000 + "\n---\nbody\n",
         "---\na: " + "x" * MAX_FRONT_MATTER + "\n---\nbody\n",
+        "---\na: " + MODULUS + "\n---\nbody\n",
+        "---\ntitle: " + MODULUS + "\n---\nbody\n",
+        "---\n" + MODULUS + ": a key\n---\nbody\n",
         "\n---\na: not at the top\n---\nbody\n",
     ],
 )

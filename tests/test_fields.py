@@ -67,6 +67,15 @@ def test_a_tag_in_front_matter_and_in_the_text_is_one() -> None:
         ({"date": None}, None),
         ({"date": "11.2.2025"}, None),
         ({"modified": "2025-02-11"}, None),
+        ({"date": "<2025-02-11 Tue>"}, "2025-02-11"),
+        ({"date": "[2025-02-11 Tue 10:00]--[2025-02-12 Wed]"}, "2025-02-11"),
+        ({"created": "[[2025-02-11]]"}, "2025-02-11"),
+        ({"created": "[[ 2025-02-11|yesterday]]"}, "2025-02-11"),
+        ({"created": [["2025-02-11"]]}, "2025-02-11"),
+        ({"date": [], "created": ["2025-02-11", "soon"]}, "2025-02-11"),
+        ({"date": {"2025-02-11": "x"}}, None),
+        ({"date": "<soon>"}, None),
+        ({"date": [["soon", "2025-02-11"]], "created": [True]}, None),
     ],
 )
 def test_the_first_usable_date_counts(metadata: dict[str, Any], day: str | None) -> None:

@@ -78,3 +78,24 @@ def test_a_page_is_read_in_the_encoding_that_it_declares() -> None:
     page = '<meta http-equiv="Content-Type" content="text/html; charset=iso-8859-2"><p>Łódź żółw</p>'
     assert read(page.encode("iso-8859-2")).text.strip() == "Łódź żółw"
     assert read(page.replace("iso-8859-2", "no-such").encode()).text.strip() == "Łódź żółw"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "UTF16", "utf-16le", "utf-16be", "utf-32", "unicode"])
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_page_that_can_say_that_it_is_utf_16_is_not(encoding: str, space: str) -> None:
+    """XSLT and .NET write it into what they save as UTF-8; of an even length they can be read in it."""
+    data = f'<META http-equiv="Content-Type" content="text/html; charset={encoding}"><p>Łódź żółw</p>{space}'.encode()
+    assert read(data).text.strip() == "Łódź żółw"
+    assert read(data.decode().encode("utf-16")).text.strip() == "Łódź żółw"  # with its mark
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "latin1", "ascii", "US-ASCII", "windows-1252"])
+def test_a_page_in_latin_1_has_the_quotes_and_dashes_of_windows(encoding: str) -> None:
+    page = f"<meta charset={encoding}><p>\u201cdéjà vu\u201d \u2013 30 \u20ac</p>"
+    assert read(page.encode("cp1252")).text.strip() == "\u201cdéjà vu\u201d \u2013 30 \u20ac"
+    assert read(page.encode()).text.strip() == "\u201cdéjà vu\u201d \u2013 30 \u20ac"  # saved again as UTF-8
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-2"])
+def test_a_mark_of_utf_8_says_more_than_what_a_page_declares(encoding: str) -> None:
+    assert read(f"<meta charset={encoding}>Łódź".encode("utf-8-sig")).text == "Łódź"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle import Bundle, EncodedPassage
+from app.formats.base import Content
 from app.indexer import Change, Progress, index, writer_lock
 from store.errors import StoreError, UsageError
 from store.tokens import TokenStore
@@ -253,9 +254,48 @@ def test_front_matter_that_json_cannot_hold_does_not_stop_a_run(notes: Path, sto
         circle="---\na: &a [*a]\n---\nAlpha.",
         keys="---\nlog:\n  2024-01-01: x\n  b: y\n---\nBeta.",
         half='---\ntitle: "\\ud800"\n---\nGamma.',
+        key=f"---\nmodulus: 0x{'f' * 4000}\n---\nDelta.",
     )
     report = run_index(store, bundle, notes)
-    assert (report.indexed, report.failed) == (3, [])
+    assert (report.indexed, report.failed) == (4, [])
+    assert [Path(path).name for path, _ in report.warnings] == ["circle.md", "half.md", "key.md"]
+
+
+def test_a_parser_that_fails_costs_its_file_and_no_other(
+    notes: Path, store: TokenStore, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library met what its authors did not think of: in reading, and where a moved note's title is compared."""
+
+    def fail(data: bytes) -> Content:
+        raise ZeroDivisionError("what a note said")
+
+    write(notes, a="Alpha.", z="Zeta.")
+    (notes / "m.org").write_text("Mu.")
+    run_index(store, bundle, notes)
+    (notes / "n.org").write_text("Nu.")
+    (notes / "m.org").rename(notes / "moved.org")
+    write(notes, z="Zeta, edited.")
+    monkeypatch.setattr("app.formats.org.read", fail)
+    report = run_index(store, bundle, notes)
+    why = "cannot be parsed (ZeroDivisionError), which is a bug of ours: report it, or save the file in another form"
+    assert report.failed == store.failures() == [(str(notes / name), why) for name in ("moved.org", "n.org")]
+    assert (report.indexed, sorted(texts(store))) == (1, ["Alpha.", "Zeta, edited."])
+    monkeypatch.undo()
+    assert (run_index(store, bundle, notes).indexed, store.failures()) == (2, [])
+
+
+@pytest.mark.parametrize("error", [MemoryError, ImportError, KeyboardInterrupt])
+def test_what_is_not_the_files_fault_ends_a_run(
+    notes: Path, store: TokenStore, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(data: bytes) -> Content:
+        raise error
+
+    (notes / "a.org").write_text("Alpha.")
+    monkeypatch.setattr("app.formats.org.read", fail)
+    with pytest.raises(error):
+        run_index(store, bundle, notes)
+    assert store.failures() == []
 
 
 def test_names_that_are_not_easy_come_back_as_they_are(notes: Path, store: TokenStore, bundle: Bundle) -> None:

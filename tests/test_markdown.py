@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.formats.markdown import read, split_front_matter
+from store.fields import date_of
 from tests.test_formats import check_places, paths, rows
 
 
@@ -166,6 +167,11 @@ def test_front_matter_whose_aliases_multiply_is_refused_at_once() -> None:
     metadata, start, warning = split_front_matter("---\n" + "\n".join(lines) + "\n---\nbody\n")
     assert (metadata, start) == ({}, 0)
     assert warning is not None and "no valid YAML" in warning
+
+
+@pytest.mark.parametrize("link", ['"[[2024-03-14]]"', "[[2024-03-14]]", "'[[2024-03-14|today]]'"])
+def test_a_link_to_a_day_is_the_notes_date(link: str) -> None:
+    assert date_of(read(f"---\ncreated: {link}\n---\ntext\n".encode()).metadata) == "2024-03-14"
 
 
 def test_an_escaped_backtick_begins_no_code() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from app.formats.org import read
+from store.fields import date_of
 from tests.test_formats import check_places, paths, rows
 
 TEXT = """#+TITLE: The house
@@ -43,6 +46,11 @@ def test_an_org_file_is_its_words_at_their_lines() -> None:
     assert paths(content) == [["Service the boiler"], ["Service the boiler", "Valve"], ["Garden"]]
     assert content.title == "The house"
     assert content.metadata == {"title": "The house", "tags": ["home", "heating", "urgent"]}
+
+
+@pytest.mark.parametrize("stamp", ["<2024-03-14 Thu>", "[2024-03-14 Thu 10:00]", "2024-03-14"])
+def test_a_date_in_org_s_own_form_is_the_notes_date(stamp: str) -> None:
+    assert date_of(read(f"#+DATE: {stamp}\ntext\n".encode()).metadata) == "2024-03-14"
 
 
 def test_a_drawer_that_does_not_end_before_the_next_headline_is_text() -> None:

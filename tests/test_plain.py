@@ -14,7 +14,7 @@ from app.places import Places
 from store.errors import StoreError, UsageError
 from store.sessions import SessionStore
 from store.tokens import TokenStore
-from tests.conftest import Run
+from tests.conftest import Run, piped
 from tests.test_chat import ABSTAINED, ANSWER, SOURCE, InstantEngine
 
 NOW = 1_800_000_000.0
@@ -87,23 +87,43 @@ def test_it_is_saved_judged_and_resumed(store: TokenStore) -> None:
 
 
 def test_the_command_reads_a_pipe_and_answers(run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("When was the boiler serviced?\nby whom?\n"))
+    monkeypatch.setattr("sys.stdin", piped("When was the boiler serviced?\nby whom?\n"))
     outcome = run("chat", "--plain", "--no-rescan")
     assert outcome.code == 0
     assert "Answer: 14 March 2024\n" in outcome.out
     assert "Read as: by whom? boiler serviced\nAnswer: Hansen & Son\n" in outcome.out
     with SessionStore.open(own_sample.store) as sessions:
         assert [session.turns for session in sessions.sessions()] == [2]
-    monkeypatch.setattr("sys.stdin", io.StringIO("When was the boiler serviced?\n"))
+    monkeypatch.setattr("sys.stdin", piped("When was the boiler serviced?\n"))
     run("chat", "--plain", "--no-rescan", "--no-save")
     with SessionStore.open(own_sample.store) as sessions:
         assert len(sessions.sessions()) == 1
 
 
+@pytest.mark.parametrize("arguments", [["chat", "--plain"], ["chat", "--json"]])
+def test_input_that_is_not_utf_8_is_one_sentence(
+    run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", piped(b"caf\xe9?\n"))
+    outcome = run(*arguments, "--no-rescan")
+    assert (outcome.code, outcome.out) == (2, "")
+    said = outcome.err.splitlines()[-1]
+    assert said == "btr-assistant: standard input is not UTF-8 (invalid continuation byte): convert it"
+
+
+def test_utf_8_is_read_whatever_the_locale_and_with_its_mark(
+    run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", piped("\ufeff/scope tag:idea\nWo ist der Schlüssel?\n"))
+    outcome = run("chat", "--plain", "--no-rescan", "--no-save")
+    assert (outcome.code, outcome.out.splitlines()[0]) == (0, "Question: Wo ist der Schlüssel?")
+    assert "in tag:idea" in outcome.err
+
+
 def test_a_dumb_terminal_gets_lines(run: Run, own_sample: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("app.cli_sessions.on_terminal", lambda: True)
-    monkeypatch.setattr("sys.stdin", io.StringIO("When was the boiler serviced?\n"))
+    monkeypatch.setattr("sys.stdin", piped("When was the boiler serviced?\n"))
     assert "Answer: 14 March 2024\n" in run("--no-rescan").out
 
 

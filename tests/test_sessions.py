@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,35 @@ def test_a_session_is_renamed_and_found_by_name_question_and_answer(sessions: Se
 
 
 def test_a_verdict_is_kept_and_taken_back(sessions: SessionStore) -> None:
-    session, turn_id = sessions.add_turn(None, turn())
-    sessions.judge(turn_id, WRONG_ANSWER, "15 March")
+    session, key = sessions.add_turn(None, turn())
+    assert sessions.turns(session)[0].key == key
+    sessions.judge(key, WRONG_ANSWER, "15 March")
     assert [(t.verdict, t.correction) for t in sessions.judged()] == [(WRONG_ANSWER, "15 March")]
-    sessions.judge(turn_id, RIGHT)
+    sessions.judge(key, RIGHT)
     assert [(t.verdict, t.correction) for t in sessions.judged()] == [(RIGHT, None)]
-    sessions.judge(turn_id, None)
+    sessions.judge(key, None)
     assert sessions.judged() == []
     sessions.delete(session)
     with pytest.raises(StoreError, match="is not saved any more: ask it again"):
-        sessions.judge(turn_id, RIGHT)
+        sessions.judge(key, RIGHT)
+
+
+def test_a_verdict_is_not_kept_with_another_turn_that_got_the_number_of_one_that_is_gone(
+    sessions: SessionStore,
+) -> None:
+    session, old = sessions.add_turn(None, turn("when?"))
+    sessions.delete(session)
+    again, new = sessions.add_turn(None, turn("who?"))
+    assert new.id == old.id
+    with pytest.raises(StoreError, match="is not saved any more: ask it again"):
+        sessions.judge(old, RIGHT)
+    sessions.delete(again)
+    _, later = sessions.add_turn(None, replace(turn("when?"), asked_at=1_700_000_009))
+    with pytest.raises(StoreError, match="is not saved any more: ask it again"):
+        sessions.judge(old, RIGHT)
+    assert sessions.judged() == []
+    sessions.judge(later, RIGHT)
+    assert [kept.question for kept in sessions.judged()] == ["when?"]
 
 
 def test_earlier_questions_come_oldest_first_and_none_twice_in_a_row(sessions: SessionStore) -> None:

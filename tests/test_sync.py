@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from app.bundle import Bundle
 from app.documents import DocumentError
 from app.indexer import Change, Report, index
-from app.sync import GUARD_NOTES
-from store.tokens import UNREAD, TokenStore
+from app.sync import GUARD_NOTES, Roots, Stored, make_plan
+from store.records import StoredDocument
+from store.tokens import UNREAD, TokenStore, is_inside
 from tests.conftest import contents, new_store, rows, run_index
 from tests.test_indexer import CountingBundle, later, names, write
 from tests.test_tree import hole
@@ -43,6 +45,51 @@ def same_as_new(store: TokenStore, bundle: Bundle, tmp_path: Path, *roots: Path)
         run_index(fresh, bundle, *roots)
     assert contents(store.path) == contents(tmp_path / "fresh.db")
     (tmp_path / "fresh.db").unlink()
+
+
+# many sources
+
+
+@pytest.mark.parametrize(
+    "roots", [["/"], ["/a", "/a/b", "/a/b/c.md"], ["/a b", "/a"], ["/a/b/", "/a"], ["/a/b/c", "/a/bc"], []]
+)
+def test_the_sources_over_a_path_are_those_that_it_is_inside_of(roots: list[str]) -> None:
+    over = Roots(roots)
+    for path in ("/x.md", "/a/x.md", "/a/b/c.md", "/a/b/c/d.md", "/a/bc/x.md", "/a b/x.md", "/a", "/a//b/x.md"):
+        expected = sorted((root for root in roots if is_inside(path, root)), key=len)
+        assert [*over.over(path)] == [*over.over(path)] == expected, path
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_planning_costs_grows_with_the_files_that_are_sources_and_no_faster(tmp_path: Path, gone: bool) -> None:
+    """`index ~/notes/*.md` makes each of them one."""
+
+    def calls(count: int) -> int:
+        folder = tmp_path / str(count)
+        paths = many(folder, count)
+        documents = [
+            StoredDocument(i, i, str(path), "", path.stat().st_size, path.stat().st_mtime_ns, "", None)
+            for i, path in enumerate(paths)
+        ]
+        if gone:
+            shutil.rmtree(folder)
+        stored = Stored(documents, {i: str(path) for i, path in enumerate(paths)})
+        made = 0
+
+        def count_call(frame: object, event: str, argument: object) -> None:
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        sys.setprofile(count_call)
+        try:
+            plan = make_plan(stored, [str(path) for path in paths])
+        finally:
+            sys.setprofile(None)
+        assert (len(plan.owners), len(plan.refused)) == ((0, count) if gone else (count, 0))
+        return made
+
+    calls(10)  # what is imported and compiled once
+    assert calls(240) < 5 * calls(60)
 
 
 # renames and moves

@@ -383,6 +383,23 @@ def test_notes_that_changed_are_not_encoded_again(notes: Path, store: TokenStore
     assert reencode(store, bundle, 10)[0] == 0
 
 
+def test_passages_of_notes_that_are_away_are_not_even_read(
+    notes: Path, store: TokenStore, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query for each of a million passages is more than a minute of doctor, for nothing."""
+    (notes / "a.md").write_text(BOILER)
+    for number in range(5):
+        (notes / f"{number}.md").write_text(f"Bread number {number}.")
+    run_index(store, bundle, notes)
+    for number in range(5):
+        (notes / f"{number}.md").unlink()
+    read: list[int] = []
+    passages = store.passages
+    monkeypatch.setattr(store, "passages", lambda ids: read.extend(ids) or passages(ids))
+    assert reencode(store, bundle, 10) == (1, upkeep.Finding("same bits", ()))
+    assert len(read) == 1
+
+
 # backup and restore
 
 

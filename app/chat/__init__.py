@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from app.chat.engine import AssistantEngine
 from app.chat.settings import Settings
@@ -47,6 +47,7 @@ def run_chat(
 def run_plain(
     places: Places,
     settings: Settings,
+    lines: TextIO,
     *,
     rescan: bool = True,
     save: bool = True,
@@ -54,14 +55,12 @@ def run_plain(
     print_json: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """
-    Run the chat line by line over standard input and output, until the input ends; with `print_json`, that has answers.
+    Run the chat over lines and standard output, until they end; with `print_json`, that has answers.
 
     Raises:
-        BtrError: If the notes cannot be opened.
+        BtrError: If the notes cannot be opened, or the lines are not in their encoding.
     """
     from app.chat.plain import PlainChat
 
     with AssistantEngine(places, rescans=rescan, saves=save) as engine:
-        PlainChat(
-            engine.open(), settings, sys.stdin, sys.stdout, sys.stderr, resume=resume, print_json=print_json
-        ).run()
+        PlainChat(engine.open(), settings, lines, sys.stdout, sys.stderr, resume=resume, print_json=print_json).run()

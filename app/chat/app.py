@@ -105,7 +105,7 @@ class ChatApp(Workers, inherit_bindings=False):
         self._follows = self._settings.follow_ups
         self._chosen: Card | None = None
         self._doomed: int | None = None
-        """The session that a second /delete removes."""
+        """The session that a second /delete removes, if nothing comes between."""
         self.register_theme(HIGH_CONTRAST)
         # kept, not looked up: what a thread posts may be handled when the screen has already gone
         self._cards, self._pane, self._box = Cards(id="cards"), SourcePane(), QuestionBox(list(COMMANDS))
@@ -274,9 +274,11 @@ class ChatApp(Workers, inherit_bindings=False):
     @on(Input.Submitted, "QuestionBox")
     async def _submitted(self) -> None:
         question = self._box.take()
+        name, _, argument = question.partition(" ")
+        if name != "/delete":
+            self._doomed = None
         if not question:
             return
-        name, _, argument = question.partition(" ")
         if name in COMMANDS:
             getattr(self, COMMANDS[name].method)(argument.strip())
         elif self._notes == 0 and question.startswith(("/", "~", ".")):
@@ -324,7 +326,7 @@ class ChatApp(Workers, inherit_bindings=False):
 
     @on(Saved)
     def _saved(self, message: Saved) -> None:
-        message.card.turn_id = message.turn_id
+        message.card.saved = message.turn
 
     def _waiting(self) -> list[Card]:
         return [card for card in self._cards.query(Card) if card.waiting]
@@ -464,7 +466,7 @@ class ChatApp(Workers, inherit_bindings=False):
             return
         command = editor_command(os.environ, source.path, source.line)
         if command is None:
-            self._say("no editor is set: set EDITOR, for example export EDITOR=nano", "warning")
+            self._say("no editor is set that can be run: set EDITOR, for example export EDITOR=nano", "warning")
             return
         try:
             with self.suspend():
@@ -509,11 +511,11 @@ class ChatApp(Workers, inherit_bindings=False):
 
     def _judge(self, card: Card, verdict: str, correction: str | None) -> None:
         sessions = self._engine.sessions if self._engine else None
-        if sessions is None or card.turn_id is None:
+        if sessions is None or card.saved is None:
             self._say("this chat is not saved, and what you say to an answer is kept with it", "warning")
             return
         card.show_verdict(verdict, correction)
-        self._keep_verdict(sessions, card.turn_id, verdict, correction)
+        self._keep_verdict(sessions, card.saved, verdict, correction)
 
     def _right_command(self, _: str) -> None:
         self.action_judge(RIGHT)
@@ -579,7 +581,7 @@ class ChatApp(Workers, inherit_bindings=False):
     async def _clear(self) -> None:
         """No cards, no session; a question that is running is cancelled."""
         self._cancel()
-        self._session, self._chosen = None, None
+        self._session, self._chosen, self._doomed = None, None, None
         await self._cards.remove_children()
         await self._cards.mount(Welcome(self._notes))
         self._hide_source()

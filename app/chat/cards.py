@@ -23,7 +23,7 @@ from app.assistant import Answer, Candidate, Source
 from app.chat.words import age, likelihood, place, stages
 from app.display import plain, short
 from store.scope import EVERYTHING, Scope
-from store.sessions import Turn
+from store.sessions import Turn, TurnKey
 
 LONGEST_ECHO = 300
 """Characters of a question or of a closest passage that a card repeats."""
@@ -63,8 +63,8 @@ class Card(Vertical):
         self.question, self.scope, self.read_as = question, scope, read_as
         self.answer: Answer | None = None
         self.waiting = True
-        self.turn_id: int | None = None
-        """Of the turn that was saved."""
+        self.saved: TurnKey | None = None
+        """The turn that keeps it."""
         self.verdict: str | None = None
         self.remark = ""
         """A sentence below an answer."""
@@ -79,7 +79,7 @@ class Card(Vertical):
         """The card of a saved turn."""
         card = cls(turn.question, "", scope, read_as=turn.read_as, clock=clock)
         card.show_answer(answer)
-        card.turn_id, card.verdict = turn.id, _said(turn.verdict, turn.correction)
+        card.saved, card.verdict = turn.key, _said(turn.verdict, turn.correction)
         return card
 
     def wait_for(self, what: str) -> None:

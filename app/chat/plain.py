@@ -24,7 +24,7 @@ from app.scope import parse_scope
 from app.sessions import answer_of, turn_of
 from store.errors import BtrError, UsageError
 from store.scope import EVERYTHING, Scope
-from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE
+from store.sessions import RIGHT, WRONG_ANSWER, WRONG_SOURCE, TurnKey
 
 _HELP = """\
 /scope FILTER   ask of a part of the notes: /scope folder:work tag:idea; alone: of all again
@@ -59,7 +59,7 @@ class PlainChat:
         self._scope: Scope = EVERYTHING
         self._session = resume
         self._earlier: str | None = None
-        self._last: tuple[int | None, Answer] | None = None
+        self._last: tuple[TurnKey | None, Answer] | None = None
         self._stopped = threading.Event()
         self._typed = lines.isatty()
 
@@ -68,7 +68,7 @@ class PlainChat:
         Answer every line until the input ends; what changed in the notes is indexed meanwhile.
 
         Raises:
-            BtrError: If the session that is to be resumed is not there.
+            BtrError: If the session that is to be resumed is not there, or the lines are not in their encoding.
         """
         for sentence in self._engine.warnings:
             self._say(sentence)
@@ -82,7 +82,7 @@ class PlainChat:
                 if self._typed:
                     self._talk.write("> ")
                     self._talk.flush()
-                line = self._lines.readline()
+                line = self._next()
                 if not line or line.strip() == "/quit":
                     return
                 if line.strip():
@@ -90,6 +90,13 @@ class PlainChat:
         finally:
             self._stopped.set()
             worker.join()
+
+    def _next(self) -> str:
+        """The next line; empty at the end of the input."""
+        try:
+            return self._lines.readline()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input is not UTF-8 ({error.reason}): convert it") from error
 
     def _say(self, sentence: str) -> None:
         print(plain(sentence), file=self._talk, flush=True)
@@ -146,12 +153,12 @@ class PlainChat:
         else:
             said = {"asked": question, "read_as": read_as, "scope": self._scope.text}
             self._print_json({**said, **answer.to_json()})
-        turn_id = None
+        saved = None
         if self._engine.sessions is not None:
             turn = turn_of(question, read_as, self._scope.text, answer, self._clock())
             self._last = None, answer
-            self._session, turn_id = self._engine.sessions.add_turn(self._session, turn)
-        self._last = turn_id, answer
+            self._session, saved = self._engine.sessions.add_turn(self._session, turn)
+        self._last = saved, answer
 
     def _show(self, answer: Answer) -> None:
         if answer.answer is None:

@@ -50,10 +50,13 @@ def stages(answer: Answer) -> str:
 
 
 def editor_command(environment: Mapping[str, str], path: str, line: int) -> list[str] | None:
-    """The command that opens a file at a line in `$VISUAL` or `$EDITOR`; None if neither is set."""
+    """The command that opens a file at a line in `$VISUAL` or `$EDITOR`; None if neither is set to one."""
     editor = environment.get("VISUAL") or environment.get("EDITOR") or ""
-    command = [word.strip("\"'") for word in shlex.split(editor, posix=os.name != "nt")]
-    if not command:
+    try:
+        command = [word.strip("\"'") for word in shlex.split(editor, posix=os.name != "nt")]
+    except ValueError:  # a quote that is not closed
+        return None
+    if not command or not command[0]:
         return None
     if Path(command[0]).stem.lower() in _GOTO_EDITORS:
         return [*command, "--goto", f"{path}:{line}"]

@@ -28,7 +28,7 @@ from app.reader import Cancelled
 from app.sessions import to_markdown, turn_of
 from store.errors import BtrError, BusyError, UsageError
 from store.scope import Scope
-from store.sessions import Session, SessionStore, Turn
+from store.sessions import Session, SessionStore, Turn, TurnKey
 
 RESCANNING = "looking for changed notes…"
 
@@ -81,7 +81,7 @@ class Saved(Message):
 
     card: Card
     session_id: int
-    turn_id: int
+    turn: TurnKey
 
 
 @dataclass
@@ -228,12 +228,12 @@ class Workers(App[None], inherit_bindings=False):
             return
         turn = turn_of(card.question, card.read_as, card.scope.text, answer, self._clock())
         try:
-            session_id, turn_id = engine.sessions.add_turn(self._session, turn)
+            session_id, saved = engine.sessions.add_turn(self._session, turn)
         except BtrError as error:
             self.post_message(Said(f"this answer is not saved: {error}", "warning"))
         else:
             self._session = session_id  # at once: the next question may be asked before the message is handled
-            self.post_message(Saved(card, session_id, turn_id))
+            self.post_message(Saved(card, session_id, saved))
 
     @work(thread=True, group="read", exclusive=True)
     def _read(self, source: Source) -> None:
@@ -243,9 +243,9 @@ class Workers(App[None], inherit_bindings=False):
             self.post_message(Read(source, None, str(error)))
 
     @work(thread=True, group="judge")
-    def _keep_verdict(self, sessions: SessionStore, turn_id: int, verdict: str, correction: str | None) -> None:
+    def _keep_verdict(self, sessions: SessionStore, turn: TurnKey, verdict: str, correction: str | None) -> None:
         try:
-            sessions.judge(turn_id, verdict, correction)
+            sessions.judge(turn, verdict, correction)
         except BtrError as error:
             self.post_message(Said(str(error), "warning"))
         else:

@@ -9,7 +9,9 @@ Markdown has them, so that the text is cut as a note would be.
 
 from __future__ import annotations
 
+import codecs
 import re
+from contextlib import suppress
 from html import unescape
 
 from app.formats.base import Content, LineMap, Writer, decode
@@ -21,6 +23,8 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset=[\"']?\s*([\w:.-]+)", re.IGNOR
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
+_WINDOWS = {"ascii", "iso8859-1"}
+"""Encodings whose pages have the quotes and dashes of Windows."""
 _RAW = {"script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes"}
 """Elements whose content is no markup."""
 _LEFT_OUT = {"nav", "template", "svg", "math", "select", "button", "object", "dialog", "noscript"}
@@ -47,11 +51,19 @@ def read(data: bytes) -> Content:
 
 
 def _declared(data: bytes, encoding: str) -> str | None:
-    """The text in the encoding that a page says it has; None where that is not so."""
+    """The text in the encoding that a page says it has, as browsers take it; None where that is not so."""
     try:
-        return None if b"\0" in data else data.decode(encoding)
+        name = codecs.lookup(encoding).name
+        if b"\0" in data or data.startswith(codecs.BOM_UTF8) or name.startswith(("utf-16", "utf-32")):
+            return None  # what was found as ASCII stands in no UTF-16
+        if name not in _WINDOWS:
+            return data.decode(name)
     except (LookupError, ValueError):
         return None
+    for likelier in ("utf-8", "cp1252"):
+        with suppress(ValueError):
+            return data.decode(likelier)
+    return None
 
 
 def extract(source: str, first_line: int | None = 1) -> Content:

@@ -105,7 +105,8 @@ def _plain(value: Any, left: list[int]) -> Any:
     YAML's values as JSON has them; `left` counts down how many there may be.
 
     Raises:
-        ValueError: If there are more values than the text has characters: its aliases multiply them.
+        ValueError: If there are more values than the text has characters, because its aliases multiply them, or an
+            integer has more digits than Python writes: YAML's hexadecimal and octal ones have no limit.
     """
     left[0] -= 1
     if left[0] < 0:
@@ -114,7 +115,8 @@ def _plain(value: Any, left: list[int]) -> Any:
         return {encodable(str(key)): _plain(item, left) for key, item in value.items()}
     if isinstance(value, list | set | tuple):
         return [_plain(item, left) for item in value]
-    return value if value is None or isinstance(value, bool | int | float) else encodable(str(value))
+    text = str(value)  # of an integer too: whoever stores or shows it will write its digits
+    return value if value is None or isinstance(value, bool | int | float) else encodable(text)
 
 
 def top_heading(body: str) -> str:
