@@ -151,14 +151,15 @@ def piped(data: str | bytes) -> io.TextIOWrapper:
 
 
 def own_copy(sample: Places, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    """A copy of a store in a folder, which the command line uses from now on with the store's bundle."""
+    """A copy of a store in a folder, which the command line uses from now on, with its bundle if it is not embedded."""
     path = folder / "copy.db"
     with sqlite3.connect(sample.store) as source, sqlite3.connect(path) as target:
         source.backup(target)
     source.close()
     target.close()
     monkeypatch.setenv("BTR_ASSISTANT_STORE", str(path))
-    monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(sample.bundle))
+    if sample.bundle != EMBEDDED_BUNDLE:
+        monkeypatch.setenv("BTR_ASSISTANT_BUNDLE", str(sample.bundle))
     return Places(path, sample.bundle, "cpu", folder)
 
 

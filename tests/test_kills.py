@@ -128,7 +128,8 @@ def test_a_first_run_that_was_killed_has_indexed_nothing_yet_whatever_is_asked_o
     assert [(check["name"], check["fix"]) for check in checks] == [("store", "btr-assistant index FOLDER")]
     assert json.loads(run("model", "use", "embedded", "--json").out)["store_problem"] is None
     assert json.loads(run("index", "--dry-run", "--json", notes).out)["new"] == 1
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"when?\n/index {notes}\n{QUESTION}\n"))
+    typed = f"when?\n/index {notes}\n{QUESTION}\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed)))
     outcome = run("chat", "--plain")
     assert outcome.code == 0
     assert "no notes are indexed yet: give their folder with /index FOLDER" in outcome.err
