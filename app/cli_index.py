@@ -336,7 +336,7 @@ def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
             return
         for path in deleted:
             click.echo(plain(path))
-        what = f"{len(deleted):,} deleted notes{and_questions(questions)} would be removed"
+        what = f"{many(len(deleted), 'deleted note')}{and_questions(questions)} would be removed"
         click.echo(f"{what}. Nothing was changed.", err=True)
         return
     with writing(places.store, places.lock, manifest) as store:
@@ -347,7 +347,7 @@ def cleanup(places: Places, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"notes": deleted, "questions": questions, "freed_bytes": freed})
         return
-    what = f"{len(deleted):,} deleted notes{and_questions(questions)} removed"
+    what = f"{many(len(deleted), 'deleted note')}{and_questions(questions)} removed"
     click.echo(f"{what}, {freed / 1e6:.1f} MB freed", err=True)
 
 

@@ -186,7 +186,8 @@ def _contents(places: Places, bundle: Bundle) -> Iterator[Check]:
         counts = store.counts()
         missing = [source.root for source in store.sources() if not os.path.lexists(source.root)]
         count, same = reencode(store, bundle, SAMPLE)
-    detail = f"{counts.passages:,} passages of {counts.notes:,} notes; {count:,} encoded again, to the same bits"
+    again_said = f"{count:,} encoded again, to the same bits" if count else "none could be encoded again"
+    detail = f"{counts.passages:,} passages of {counts.notes:,} notes; {again_said}"
     yield Check(
         "bits", not same.problems, same.problems[0] if same.problems else detail, again if same.problems else ""
     )

@@ -332,11 +332,11 @@ def test_a_deleted_note_is_kept_until_cleanup_and_not_answered_from(run: Run, no
     assert json.loads(run("status", "--json").out)["deleted"] == 1
     assert run("status", "--deleted") == Outcome(0, f"{notes}/a.md\n", "")
     outcome = run("cleanup", "--dry-run")
-    assert outcome == Outcome(0, f"{notes}/a.md\n", "1 deleted notes would be removed. Nothing was changed.\n")
+    assert outcome == Outcome(0, f"{notes}/a.md\n", "1 deleted note would be removed. Nothing was changed.\n")
     assert b"Hansen" in (home / "store.db").read_bytes()
     outcome = run("cleanup")
     assert (outcome.code, outcome.out) == (0, "")
-    assert outcome.err.startswith("1 deleted notes removed, ")
+    assert outcome.err.startswith("1 deleted note removed, ")
     assert b"Hansen" not in (home / "store.db").read_bytes()
     assert not (home / "store.db-wal").exists() or not (home / "store.db-wal").stat().st_size
     assert "deleted    " not in run("status").out
