@@ -57,6 +57,7 @@ ABLATIONS = {
     ],
     "without token distillation": ["decomposed.tokens=0.0"],
     "without recovery": ["binarized.recovery=0.0"],
+    "binarized step taught by the full reader": ["binarized.teacher='full'", "binarized.tokens=0.0"],
     "without the early head": ["decomposed.early=0.0", "binarized.early=0.0"],
     "without shared tokens": ["split.match_rank=0"],
 }
