@@ -193,7 +193,13 @@ class Bundle:
             del levels[1]
 
     def encode_question(self, question: str) -> EncodedQuestion:
-        """Run the lower graph over a question, cut to the longest the reader knows."""
+        """
+        Run the lower graph over a question, cut to the longest the reader knows.
+
+        One that ends in a word gets the question mark that all the questions have that a reader learns from.
+        """
+        if question.rstrip()[-1:].isalnum():
+            question = f"{question.rstrip()}?"
         body = self.tokenizer.encode(question, add_special_tokens=False).ids[: self.manifest.question_tokens]
         ids = np.array([[*self.before, *body, self.end]], dtype=np.int64)
         states, code = self.run(LOWER, ["states", "code"], {"ids": ids})

@@ -131,3 +131,11 @@ def test_a_heading_without_an_end_is_cut_as_a_long_one_is(bundle: Bundle) -> Non
     )
     words = "very " * 100_000
     assert bundle.surround(words) == bundle.surround("very " * 100)
+
+
+@pytest.mark.parametrize("typed", ["what is slack", "what is slack ", "what is slack?", " what is slack ?"])
+def test_a_question_reads_the_same_without_its_question_mark(bundle: Bundle, typed: str) -> None:
+    whole = bundle.encode_question("what is slack?")
+    assert bundle.encode_question(typed).ids.tolist() == whole.ids.tolist()
+    said, asked = bundle.encode_question("Slack is a thing."), bundle.encode_question("Slack is a thing")
+    assert said.ids.tolist() != asked.ids.tolist()

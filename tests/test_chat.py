@@ -410,6 +410,24 @@ async def test_up_and_down_walk_through_the_questions_and_back_to_the_draft() ->
 
 
 @pytest.mark.asyncio
+async def test_help_scrolls_as_soon_as_it_is_open() -> None:
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test(size=(60, 20)) as pilot:
+        await pilot.press("f1", "end")
+        keys = pilot.app.screen.query_one("#keys")
+        await until(pilot, lambda: keys.max_scroll_y > 0 and keys.scroll_offset.y == keys.max_scroll_y)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("keys", [["escape"], ["x", "enter"]])
+async def test_what_was_said_goes_with_the_next_line_or_esc(keys: list[str]) -> None:
+    async with ChatApp(lambda: InstantEngine(ANSWER)).run_test() as pilot:
+        await pilot.press(*"/foo", "enter")
+        await until(pilot, lambda: any("there is no command /foo" in notice for notice in notices(pilot)))
+        await pilot.press(*keys)
+        await until(pilot, lambda: not any("/foo" in notice for notice in notices(pilot)))
+
+
+@pytest.mark.asyncio
 async def test_clear_copy_and_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.delenv("EDITOR", raising=False)

@@ -274,6 +274,7 @@ class ChatApp(Workers, inherit_bindings=False):
     @on(Input.Submitted, "QuestionBox")
     async def _submitted(self) -> None:
         question = self._box.take()
+        self.clear_notifications()  # what was said of the line before
         name, _, argument = question.partition(" ")
         if name != "/delete":
             self._doomed = None
@@ -281,7 +282,7 @@ class ChatApp(Workers, inherit_bindings=False):
             return
         if name in COMMANDS:
             getattr(self, COMMANDS[name].method)(argument.strip())
-        elif self._notes == 0 and question.startswith(("/", "~", ".")):
+        elif self._notes == 0 and (question.startswith(("/", "~", ".")) or _is_folder(question)):
             self._index_command(question)
         elif name == question and name.startswith("/") and name[1:].isalpha():
             self._say(f"there is no command {name}: F1 lists them", "warning")
@@ -402,6 +403,7 @@ class ChatApp(Workers, inherit_bindings=False):
     def action_cancel(self) -> None:
         """Cancel the question that is running; without one close the source, or go back to the last card."""
         self.clear_selection()
+        self.clear_notifications()
         if self._cancel():
             return
         if self._pane.display:
@@ -594,7 +596,8 @@ class ChatApp(Workers, inherit_bindings=False):
         self.call_later(self._clear)
 
     def _rename_command(self, name: str) -> None:
-        self._change_session(lambda sessions, i: sessions.rename(i, name), f"this session is called {name}")
+        said = f"this session is called {name}" if name else "this session is called by its first question"
+        self._change_session(lambda sessions, i: sessions.rename(i, name), said)
 
     def _export_command(self, file: str) -> None:
         sessions, session_id = self._sessions, self._session
@@ -659,6 +662,13 @@ class ChatApp(Workers, inherit_bindings=False):
         rows = [(", ".join(shown), what) for what, shown in keys.items()]
         commands = [(f"{name} {command.argument}".strip(), command.what) for name, command in COMMANDS.items()]
         self.push_screen(Help(rows, commands))
+
+
+def _is_folder(text: str) -> bool:
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def _bindings(owner: type | object) -> Iterable[Binding]:

@@ -28,6 +28,7 @@ _UNNAMED = 80
 class Help(ModalScreen[None]):
     """The keys and commands, over the chat, until a key puts them away."""
 
+    AUTO_FOCUS = "#keys"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,f1,q", "dismiss", "Close", id="chat.help.close")]
 
     def __init__(self, keys: Sequence[tuple[str, str]], commands: Sequence[tuple[str, str]]) -> None:
