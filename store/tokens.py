@@ -96,6 +96,8 @@ class TokenStore:
         Raises:
             StoreError: If there is no store, or it is corrupt, older, newer, or made with another bundle.
         """
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder: give the store's file with --store, or leave it out")
         if not path.is_file() or path.stat().st_size == 0:
             raise StoreError(f"no notes are indexed yet, {path} does not exist: {_INDEX_FIRST}")
         store = cls._connect(path)

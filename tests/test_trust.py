@@ -812,3 +812,8 @@ def test_a_store_of_every_earlier_schema_answers_after_a_migration_that_encodes_
     assert contents(path) == contents(uncompressed.store)
     assert run("--store", path, "ask", QUESTION).out.startswith("14 March 2024")
     assert run("--store", path, "verify").code == 0
+
+
+@pytest.mark.parametrize("command", [["status"], ["ask", QUESTION], ["verify"], ["compact"]])
+def test_a_folder_is_no_store(run: Run, notes: Path, command: list[str]) -> None:
+    refused(run("--store", notes, *command), 3, f"{notes} is a folder: give the store's file with --store")
