@@ -511,6 +511,9 @@ def train(
         check_split(model.config, recipe.split)
     else:
         _check_generative(model, recipe)
+    _check_teachers(recipe)
+    if retrieved and not (isinstance(model, BertModel) and recipe.full.steps):
+        raise ExportError("the answers of --retrieved are noisy: only a BERT's full step can say which to learn from")
     torch.manual_seed(recipe.data.seed)
     out.mkdir(parents=True, exist_ok=True)
     train_set = _passages(checkpoint, tuple(files), recipe.data.window)
@@ -528,9 +531,6 @@ def train(
         inputs["start_full"] = file_hash(start_full / "full" / "reader.safetensors")
     if start is not None and not _same_shape(load_reader(start).config, recipe.split):
         raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
-    _check_teachers(recipe)
-    if retrieved and not (isinstance(model, BertModel) and recipe.full.steps):
-        raise ExportError("the answers of --retrieved are noisy: only a BERT's full step can say which to learn from")
     begun: dict[str, Any] = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
     if retrieved:
         begun["retrieved"] = {path.name: file_hash(path) for path in retrieved}
