@@ -34,17 +34,25 @@ from export.train import train
 from store.errors import ExportError
 from store.runs import common_ids
 
+_OWN = {"id base + residual": "residual"}
+_BESIDE = {"base sees neighbours": "neighbours", "restored from their vectors too": "context"}
 BINARIZERS = {
-    "naive: annealed tanh": ["split.binarizer='naive'"],
-    "plain sign, straight through": ["split.binarizer='plain'"],
-    "sign x scale": ["split.binarizer='sign'"],
-    "mean + gain x scale x sign": ["split.binarizer='gain'"],
-    **{f"id base + residual, m = {m}": [f"split.bits={m}"] for m in (64, 96, 128, 192, 384)},
-    "the same, base sees neighbours, m = 192": ["split.binarizer='neighbours'"],
-    **{
-        f"id base + residual, common words by their base alone, m = {m}": [f"split.bits={m}", "binarized.bare=1.0"]
-        for m in (96, 128, 192)
-    },
+    f"{name}{', common words bare' if bare else ''}, m = {bits}": [
+        f"split.binarizer='{kind}'",
+        f"split.bits={bits}",
+        f"binarized.bare={bare}",
+    ]
+    for bare, kinds, widths in (
+        (0.0, {"naive: annealed tanh": "naive", "plain sign, straight through": "plain"}, (384,)),
+        (0.0, {"sign x scale": "sign", "mean + gain x scale x sign": "gain"}, (384,)),
+        (0.0, _OWN, (64, 96, 128, 192, 384)),
+        (0.0, _BESIDE, (128,)),
+        (0.0, {"restored from their vectors too": "context"}, (192, 384)),
+        (1.0, _OWN, (128, 192)),
+        (1.0, {"restored from their vectors too": "context"}, (96, 128, 192)),
+    )
+    for name, kind in kinds.items()
+    for bits in widths
 }
 DEPTH = {
     f"{lower} + {upper} layers": [f"split.split_layer={lower}", f"split.upper_layers={upper}"]
@@ -67,7 +75,7 @@ STUDIES = {"binarizers": BINARIZERS, "depth": DEPTH, "ablations": ABLATIONS}
 def bytes_per_token(recipe: Recipe, held: float, hidden_size: int = 384) -> float:
     """Stored bits, scale and masks of a token; `held` is the share of tokens that are no common words."""
     split = recipe.split
-    bits = split.bits if split.binarizer in ("residual", "neighbours") else hidden_size
+    bits = split.bits if split.binarizer in ("residual", "neighbours", "context") else hidden_size
     if recipe.binarized.bare:
         return held * (bits / 8 + 1) + (1 + held) / 8
     return bits / 8 + (0 if split.binarizer in ("naive", "plain") else 2)

@@ -14,13 +14,16 @@ Kinds, by name; what ships is "residual", the others are what it was chosen agai
   pre-layernorm readers (T5): see `export.t5`.
 - "residual": binarize what the token id does not already tell. base = W e(id) + c, y = (h - base) P,
   h~ = base + scale * sign(y) D. The ids cost nothing: passages are re-tokenized from their text.
-- "neighbours": the same with a base that also sees the ids before and after.
+- "neighbours": the same with a base that also sees the ids before and after, through r = 64 numbers of each.
+- "context": besides, a token is restored from the vectors of the tokens next to it as well: what a sign loses of
+  one state, those of its neighbours know in part, and a token that keeps no vector has theirs.
 
 Constants are fitted on data before they are trained: a gain left to grow from a guess costs thousands of steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,11 +52,6 @@ def rms(y: Tensor) -> Tensor:
 class Binarizer(nn.Module):
     """h~ = rms(h) * sign(h), kind "sign": m = d bits, no constants. The other kinds say what they do differently."""
 
-    exportable = True
-    """Whether the graphs can compute its base: a table of ids, or none."""
-    uses_ids = False
-    """Whether the base depends on the token id."""
-
     def __init__(self, hidden_size: int, bits: int) -> None:
         super().__init__()
         self.bits = bits
@@ -62,15 +60,32 @@ class Binarizer(nn.Module):
         """What the base is predicted from: word embeddings e (B, L, d) of tokens where mask (B, L) is true."""
         return e
 
-    def fit(self, h: Tensor, f: Tensor) -> None:
-        """Fit the constants on states h (tokens, d) and features f (tokens, ...)."""
+    @torch.no_grad()
+    def fit(self, h: Tensor, f: Tensor, mask: Tensor | None = None, bare: Tensor | None = None) -> None:
+        """
+        Fit the constants on states h (P, L, d) and features f (P, L, ...) of passages.
+
+        Tokens stand where mask (P, L) is true; those of `bare` (P, L) will keep no vector. None: everywhere, nowhere.
+        """
 
     def anneal(self, step: int) -> None:
         """Harden whatever is soft in training."""
 
+    def inner(self, ids: Tensor) -> Tensor:
+        """Which tokens (B, L) count as neighbours: all but padding."""
+        return ids != 0
+
     def base(self, f: Tensor | None) -> Tensor:
         """What is known without any bit, from features (..., f) -> something that broadcasts to (..., d)."""
         return torch.zeros(())
+
+    def tables(self, words: Tensor) -> dict[str, Tensor]:
+        """What the base needs of each id, from all word embeddings (V, d): name -> (V, ...)."""
+        return {}
+
+    def base_of(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """The base of passages from the rows (B, L, ...) of those tables."""
+        return self.base(None)
 
     def project(self, h: Tensor, base: Tensor) -> Tensor:
         """y (..., m), whose signs are stored, from states (..., d)."""
@@ -126,8 +141,9 @@ class GainBinarizer(Binarizer):
         self.gain = nn.Parameter(torch.ones(hidden_size))
 
     @torch.no_grad()
-    def fit(self, h: Tensor, f: Tensor) -> None:
+    def fit(self, h: Tensor, f: Tensor, mask: Tensor | None = None, bare: Tensor | None = None) -> None:
         """The channels' means, and the gains of least squares."""
+        h = h[_tokens(h, mask)]
         y = h - h.mean(0)
         coded = rms(y) * torch.where(y > 0, 1.0, -1.0)
         self.mean.copy_(h.mean(0))
@@ -162,42 +178,45 @@ class NormBinarizer(Binarizer):
 class ResidualBinarizer(Binarizer):
     """h~ = W f + c + rms(y) * sign(y) D, y = (h - W f - c) P, kind "residual": m bits in a rotated subspace."""
 
-    uses_ids = True
-    neighbours = 0
-    """Ids to each side that the base sees as well."""
-
     def __init__(self, hidden_size: int, bits: int) -> None:
         super().__init__(hidden_size, bits)
-        self.predict = nn.Linear(hidden_size * (1 + 2 * self.neighbours), hidden_size)
+        self.predict = nn.Linear(hidden_size, hidden_size)
         self.P = nn.Parameter(torch.zeros(hidden_size, bits))
         self.D = nn.Parameter(torch.zeros(bits, hidden_size))
 
     @torch.no_grad()
-    def fit(self, h: Tensor, f: Tensor, ridge: float = 1e-3, seed: int = 0) -> None:
+    def fit(self, h: Tensor, f: Tensor, mask: Tensor | None = None, bare: Tensor | None = None, seed: int = 0) -> None:
         """
-        Fit every constant on states h (tokens, d) and features f (tokens, d), or 3 d of them with the neighbours'.
-
-        W, c by ridge regression; P the principal axes of the residual times a random rotation, which evens
-        out the variances over the bits; D by least squares on the signs themselves.
+        W, c by ridge regression; P the principal axes of the residual times a random rotation, which evens out the
+        variances over the bits; D by least squares on the signs themselves.
         """
-        h, f = h.double(), f.double()
-        h_mean, f_mean = h.mean(0), f.mean(0)
-        centred = f - f_mean
-        gram = centred.T @ centred
-        gram += ridge * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=gram.dtype)
-        weight = torch.linalg.solve(gram, centred.T @ (h - h_mean)).T
-        self.predict.weight.copy_(weight)
-        self.predict.bias.copy_(h_mean - weight @ f_mean)
-        residual = h - (centred @ weight.T + h_mean)
+        mask = _tokens(h, mask)
+        flat, features = h[mask].double(), f[mask]
+        self._fit_base(flat, features.double())
+        residual = flat - self.base(features).double()
         _, axes = torch.linalg.eigh(residual.T @ residual)  # ascending eigenvalues
         generator = torch.Generator().manual_seed(seed)
-        gaussian = torch.randn(self.bits, self.bits, generator=generator, dtype=h.dtype)
+        gaussian = torch.randn(self.bits, self.bits, generator=generator, dtype=flat.dtype)
         rotation, _ = torch.linalg.qr(gaussian)
         P = axes[:, -self.bits :] @ rotation
         self.P.copy_(P)
         y = residual @ P
-        coded = rms(y) * torch.where(y > 0, 1.0, -1.0).to(y.dtype)
-        self.D.copy_(torch.linalg.lstsq(coded, residual).solution)
+        self._fit_restore(rms(y) * torch.where(y > 0, 1.0, -1.0).to(y.dtype), residual, mask, bare)
+
+    def _fit_base(self, h: Tensor, f: Tensor) -> None:
+        _set_linear(self.predict, f, h)
+
+    def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor | None) -> None:
+        """Set D by the vectors (tokens, m) and the residuals (tokens, d) of the tokens of a mask (P, L)."""
+        self.D.copy_(torch.linalg.lstsq(vectors, residual).solution)
+
+    def tables(self, words: Tensor) -> dict[str, Tensor]:
+        """What the base needs of each id, from all word embeddings (V, d): name -> (V, ...)."""
+        return {"base": self.predict(words)}
+
+    def base_of(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """The base (B, L, d) of passages from the rows (B, L, ...) of those tables."""
+        return rows["base"]
 
     def base(self, f: Tensor | None) -> Tensor:
         """What the token ids alone predict: features (..., f) -> (..., d)."""
@@ -213,17 +232,121 @@ class ResidualBinarizer(Binarizer):
 
 
 class NeighbourBinarizer(ResidualBinarizer):
-    """The residual binarizer with a base that also sees one id to each side, kind "neighbours"."""
+    """
+    The residual binarizer with a base that also sees one id to each side, kind "neighbours".
 
-    exportable = False
-    neighbours = 1
+    A passage is encoded between two tokens of the id `edge` and stored without them: they count for nothing, as does
+    what is beyond the ends of what is stored.
+    """
+
+    rank = 64
+    """Numbers that say of an id what its neighbours' bases need."""
+    edge: Tensor
+
+    def __init__(self, hidden_size: int, bits: int) -> None:
+        super().__init__(hidden_size, bits)
+        rank = min(self.rank, hidden_size)
+        self.reduce = nn.Linear(hidden_size, rank, bias=False)
+        self.around = nn.Linear(2 * rank, hidden_size, bias=False)
+        self.register_buffer("edge", torch.tensor(-1))
+
+    def inner(self, ids: Tensor) -> Tensor:
+        """Which tokens (B, L) count as neighbours: all but padding and the edges."""
+        return (ids != 0) & (ids != self.edge)
 
     def features(self, e: Tensor, mask: Tensor) -> Tensor:
         """Word embeddings (B, L, d) -> (B, L, 3 d): a token's own, the one before, the one after; 0 past the ends."""
-        e = e * mask[..., None]
-        nothing = torch.zeros_like(e[:, :1])
-        before, after = torch.cat([nothing, e[:, :-1]], dim=1), torch.cat([e[:, 1:], nothing], dim=1)
-        return torch.cat([e, before, after], dim=-1)
+        return torch.cat([e, *_beside(e * mask[..., None])], dim=-1)
+
+    def _fit_base(self, h: Tensor, f: Tensor) -> None:
+        """The neighbours' share of a ridge regression, cut to its largest directions; then all but those once more."""
+        d, rank = h.shape[1], self.reduce.out_features
+        weight, _ = _ridge(f, h)
+        own, before, after = f.split(d, dim=1)
+        values, axes = torch.linalg.eigh(own.T @ own / len(own))
+        root = axes * values.clamp(min=1e-9).sqrt()
+        found = torch.cat([weight[:, d : 2 * d], weight[:, 2 * d :]]) @ root  # (2 d, d): what each direction brings
+        _, _, rows = torch.linalg.svd(found, full_matrices=False)
+        reduce = rows[:rank] @ (axes / values.clamp(min=1e-9).sqrt()).T
+        self.reduce.weight.copy_(reduce)
+        weight, bias = _ridge(torch.cat([own, before @ reduce.T, after @ reduce.T], dim=1), h)
+        self.predict.weight.copy_(weight[:, :d])
+        self.predict.bias.copy_(bias)
+        self.around.weight.copy_(weight[:, d:])
+
+    def tables(self, words: Tensor) -> dict[str, Tensor]:
+        """What the base needs of each id, from all word embeddings (V, d): name -> (V, ...)."""
+        counts = self.inner(torch.arange(len(words), device=words.device))
+        return {**super().tables(words), "around": self.reduce(words) * counts[:, None]}
+
+    def base_of(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """The base (B, L, d) of passages from the rows (B, L, ...) of those tables."""
+        return rows["base"] + self.around(torch.cat(_beside(rows["around"]), dim=-1))
+
+    def base(self, f: Tensor | None) -> Tensor:
+        """What the token ids alone predict: features (..., 3 d) -> (..., d)."""
+        assert f is not None
+        own, before, after = f.chunk(3, dim=-1)
+        return self.predict(own) + self.around(torch.cat([self.reduce(before), self.reduce(after)], dim=-1))
+
+
+class ContextBinarizer(NeighbourBinarizer):
+    """
+    The same, restored from the vectors v = scale * sign(y) of a token and of those next to it, kind "context".
+
+    h~ = base + v D_0 + v_before D_1 + v_after D_2; where a token keeps no vector, base + v_before D_3 + v_after D_4.
+    """
+
+    def __init__(self, hidden_size: int, bits: int) -> None:
+        super().__init__(hidden_size, bits)
+        self.D = nn.Parameter(torch.zeros(5 * bits, hidden_size))
+
+    def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor | None) -> None:
+        own = vectors.new_zeros(*mask.shape, self.bits)
+        own[mask] = vectors
+        none = torch.zeros_like(mask) if bare is None else bare & mask
+        own = own.masked_fill(none[..., None], 0.0)
+        kept, share = none[mask], self.D.new_zeros(self.D.shape)
+        beside = torch.cat(_beside(own), dim=-1)[mask]
+        whole = torch.cat([own[mask], beside], dim=-1)
+        share[: 3 * self.bits] = torch.linalg.lstsq(whole[~kept], residual[~kept]).solution
+        rows = kept if kept.any() else ~kept
+        share[3 * self.bits :] = torch.linalg.lstsq(beside[rows], residual[rows]).solution
+        self.D.copy_(share)
+
+    def restore(self, signs: Tensor, scale: Tensor, base: Tensor) -> Tensor:
+        """h~ (..., L, d) from signs (..., L, m), scale (..., L, 1), 0 of no vector, and the base (..., L, d)."""
+        own = scale * signs
+        beside = torch.cat(_beside(own), dim=-1)
+        has = (scale != 0).to(own.dtype)
+        return base + torch.cat([own, beside * has, beside * (1 - has)], dim=-1) @ self.D
+
+
+def _tokens(h: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask (...) of states h (..., d): all of them where there is none."""
+    return torch.ones(h.shape[:-1], dtype=torch.bool) if mask is None else mask
+
+
+def _beside(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What stands before and after each of (..., L, n): two of the same shape, 0 past the ends."""
+    nothing = torch.zeros_like(x[..., :1, :])
+    return torch.cat([nothing, x[..., :-1, :]], dim=-2), torch.cat([x[..., 1:, :], nothing], dim=-2)
+
+
+def _ridge(x: Tensor, y: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Weight (b, a) and bias (b,) of y (tokens, b) on x (tokens, a)."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    centred = x - x_mean
+    gram = centred.T @ centred
+    gram += ridge * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=gram.dtype)
+    weight = torch.linalg.solve(gram, centred.T @ (y - y_mean)).T
+    return weight, y_mean - weight @ x_mean
+
+
+def _set_linear(linear: nn.Linear, x: Tensor, y: Tensor) -> None:
+    weight, bias = _ridge(x, y)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
 
 
 KINDS: dict[str, type[Binarizer]] = {
@@ -234,6 +357,7 @@ KINDS: dict[str, type[Binarizer]] = {
     "norm": NormBinarizer,
     "residual": ResidualBinarizer,
     "neighbours": NeighbourBinarizer,
+    "context": ContextBinarizer,
 }
 
 

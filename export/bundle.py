@@ -12,7 +12,7 @@ import datetime
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,8 +172,6 @@ def _export(
     baselines: bool,
     calibration: Calibration,
 ) -> Manifest:
-    if not reader.binarizer.exportable:
-        raise ExportError(f"the binarizer {reader.config.binarizer} is for studies: train with another one to export")
     graphs = _graphs(reader)
     if baselines:
         graphs |= _baseline_graphs(load_full(run / "full"), load_reader(run / "decomposed"))
@@ -192,7 +190,7 @@ def _export(
     for part in parts:
         source, target = floats / f"{part}.onnx", work / f"{part}.onnx"
         if precision == "int8":
-            quantize(source, target)
+            quantize(source, target, _EXACT if target.name == LOWER else ())
         else:
             shutil.copyfile(source, target)
     if precision == "int8":
@@ -247,17 +245,21 @@ def _decoder_graphs(t5: T5ForConditionalGeneration, cross: str, decoder: str) ->
     }
 
 
-def quantize(source: Path, target: Path) -> None:
-    """Int8 weights for every matrix product of a float graph; activations are quantized as they come."""
+_EXACT = ("binarizer", "/predict/", "/reduce/", "/around/", "/retrieval/weight/")
+"""Products of the lower graph that decide a bit, y = (h - base) P, or weigh the tokens of a code: small, and exact."""
+
+
+def quantize(source: Path, target: Path, kept: Sequence[str] = ()) -> None:
+    """
+    Int8 weights for the matrix products of a float graph; activations are quantized as they come.
+
+    Products with a part of their name in `kept` stay as they are.
+    """
     prepared = source.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
-    # What decides a bit is y = (h - W e - c) P: these two products are small, and stay exact, as do a code's weights.
     nodes = onnx.load(prepared).graph.node
     exact = [
-        n.name
-        for n in nodes
-        if n.op_type == "MatMul"
-        and any(part in i for part in ("binarizer", "/predict/", "/retrieval/weight/") for i in [n.name, *n.input])
+        n.name for n in nodes if n.op_type == "MatMul" and any(part in i for part in kept for i in [n.name, *n.input])
     ]
     quantize_dynamic(
         prepared,

@@ -67,8 +67,7 @@ def vocabulary_tables(reader: SplitReader | SplitT5) -> dict[str, Table]:
     """The word embeddings, the binarizer's base and the shared-token factors, each a table over token ids."""
     words = reader.lower.words.weight.detach()
     tables = {"words": Table(words)}
-    if reader.binarizer.uses_ids:
-        tables["base"] = Table(reader.binarizer.base(words).detach())
+    tables |= {name: Table(rows.detach()) for name, rows in reader.binarizer.tables(words).items()}
     factors = reader.upper.match_factors(words) if isinstance(reader, SplitReader) else None
     if factors is not None:
         tables["match"] = Table(factors.detach())
@@ -115,7 +114,8 @@ class LowerGraph(GraphPart):
         mask = ids != 0
         h = self.reader.lower.run(self.embed(ids), mask)
         binarizer = self.reader.binarizer
-        y = binarizer.project(h, binarizer.base(self.tables["words"](ids)))
+        features = binarizer.features(self.tables["words"](ids), binarizer.inner(ids))
+        y = binarizer.project(h, binarizer.base(features))
         groups = (y > 0).float().reshape(y.shape[0], y.shape[1], -1, 8)
         bits = (groups * self.places).sum(-1).to(torch.uint8)
         return {"states": h, "bits": bits, "scale": rms(y)[..., 0], "code": self.reader.retrieval(h, mask)}
@@ -133,8 +133,8 @@ class StoredPart(GraphPart):
         """Ids (p, n), bits (p, n, m / 8), scale (p, n) -> passage states (p, n, d)."""
         signs = self.signs[bits.long()].flatten(2)
         binarizer = self.reader.binarizer
-        base = self.tables["base"](ids) if "base" in self.tables else binarizer.base(None)
-        return binarizer.restore(signs, scale.float()[..., None], base)
+        base = binarizer.base_of({name: table(ids) for name, table in self.tables.items()})
+        return binarizer.restore(signs, (scale.float() * (ids != 0))[..., None], base)
 
 
 class UpperGraph(StoredPart):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PretrainedConfig
 
-from export.binarizer import KINDS, Binarizer, make_binarizer, rms
+from export.binarizer import KINDS, Binarizer, NeighbourBinarizer, make_binarizer, rms
 from export.data import Batch
 from store.errors import ExportError
 
@@ -54,14 +54,14 @@ class Reading:
 class SplitConfig:
     """What decides the shape of a split reader."""
 
-    split_layer: int = 4
+    split_layer: int = 3
     """Layers in the lower encoder."""
-    upper_layers: int = 2
+    upper_layers: int = 3
     """Layers in the upper encoder, initialised from the checkpoint's last ones."""
     lower_width: int = 0
     """Width of the lower layers' feed-forward blocks; 0 keeps the checkpoint's."""
-    binarizer: str = "residual"
-    bits: int = 192
+    binarizer: str = "context"
+    bits: int = 128
     """m, stored bits per token."""
     code_bits: int = 384
     """Bits of a passage code."""
@@ -197,17 +197,25 @@ class PassageEncoder(nn.Module):
         """
         Passage states (B, L, d) and their ids (B, L) -> what is restored from their signs and scales.
 
-        Where the mask `bare` (B, L) is true there are none, and the base alone is left.
+        Where the mask `bare` (B, L) is true there are none, as in padding.
         """
-        return self.binarizer(h, self.features(ids), bare)
+        absent = ids == 0
+        return self.binarizer(h, self.features(ids), absent if bare is None else absent | bare)
 
-    def fit_binarizer(self, h: Tensor, f: Tensor) -> None:
-        """Fit the binarizer's constants on states (tokens, d) and features (tokens, ...)."""
-        self.binarizer.fit(h, f)
+    @torch.no_grad()
+    def fit_binarizer(self, h: Tensor, ids: Tensor, bare: Tensor | None = None, edge: int = -1) -> None:
+        """
+        Fit the binarizer's constants on passages' states (P, L, d) and ids (P, L) with 0 as padding.
+
+        Tokens of `bare` (P, L) will keep no vector; `edge` is the id that stands around a passage when it is encoded.
+        """
+        if isinstance(self.binarizer, NeighbourBinarizer):
+            self.binarizer.edge.fill_(edge)
+        self.binarizer.fit(h, self.features(ids), ids != 0, bare)
 
     def features(self, ids: Tensor) -> Tensor:
         """What the binarizer predicts states from, for token ids (B, L) with 0 as padding."""
-        return self.binarizer.features(self.embed(ids), ids != 0)
+        return self.binarizer.features(self.embed(ids), self.binarizer.inner(ids))
 
     @torch.no_grad()
     def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

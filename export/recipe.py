@@ -126,7 +126,11 @@ class Recipe:
     split: SplitConfig = field(default_factory=SplitConfig)
     full: StepConfig = field(default_factory=lambda: StepConfig(steps=2000))
     decomposed: StepConfig = field(default_factory=lambda: StepConfig(steps=1200, tokens=1.0, logits=1.0))
-    binarized: StepConfig = field(default_factory=lambda: StepConfig(steps=800, lr=1e-4, logits=1.0, recovery=1.0))
+    binarized: StepConfig = field(
+        default_factory=lambda: StepConfig(
+            steps=800, lr=1e-4, teacher="decomposed", tokens=1.0, share=1.0, logits=1.0, recovery=1.0, bare=1.0
+        )
+    )
     data: DataConfig = field(default_factory=DataConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
 

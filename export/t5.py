@@ -237,9 +237,9 @@ class SplitT5(PassageEncoder, Decoding):
         self.t5 = t5
         """Without its encoder's layers: the words, the decoder and the head."""
 
-    def fit_binarizer(self, h: Tensor, f: Tensor) -> None:
-        """Fit the binarizer's constants on states (tokens, d) and features (tokens, ...)."""
-        super().fit_binarizer(h, f)
+    def fit_binarizer(self, h: Tensor, ids: Tensor, bare: Tensor | None = None, edge: int = -1) -> None:
+        """Fit the binarizer's constants on passages' states (P, L, d) and ids (P, L) with 0 as padding."""
+        super().fit_binarizer(h, ids, bare, edge)
         if isinstance(self.binarizer, NormBinarizer):
             self.binarizer.below(self.upper.layers[0].layer[0].layer_norm.weight.cpu())
 

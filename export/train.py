@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
@@ -256,18 +257,24 @@ class Trainer:
     def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 200_000) -> None:
         """Fit the binarizer's constants on the decomposed reader's states."""
         assert isinstance(self.reader, SplitReader | SplitT5)
-        states, features, seen = [], [], 0
-        data = self.recipe.data
+        states: list[Tensor] = []
+        ids: list[Tensor] = []
+        bare: list[Tensor] = []
+        data, seen, edge = self.recipe.data, 0, -1
         for batch in batches(train, data.pair_tokens, data.seed + 500):
             batch = to_device(batch, self.device)
             h = body_states(self.reader.lower(batch.passage_ids, batch.passage_ids != 0), batch)
-            states.append(h[batch.body_mask].float().cpu())
-            features.append(self.reader.features(batch.body_ids)[batch.body_mask].float().cpu())
-            seen += len(features[-1])
+            none = self._bare(batch)
+            edge = int(batch.passage_ids[0, batch.body_start[0] - 1])
+            states += h.float().cpu()
+            ids += batch.body_ids.cpu()
+            bare += (torch.zeros_like(batch.body_mask) if none is None else none).cpu()
+            seen += int(batch.body_mask.sum())
             if seen >= tokens:
                 break
-        self.reader.binarizer.cpu()
-        self.reader.fit_binarizer(torch.cat(states), torch.cat(features))
+        self.reader.cpu()
+        whole, found, without = (pad_sequence(each, batch_first=True) for each in (states, ids, bare))
+        self.reader.fit_binarizer(whole, found, without, edge)
         self.reader.to(self.device)
 
     def _log(self, row: dict[str, Any]) -> None:

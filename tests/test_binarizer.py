@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.binarizer import KINDS, NaiveBinarizer, ResidualBinarizer, SignSTE, make_binarizer, rms
+from export.binarizer import KINDS, NaiveBinarizer, NeighbourBinarizer, ResidualBinarizer, SignSTE, make_binarizer, rms
 from store.codec import pack, unpack
 
 
@@ -84,13 +84,14 @@ def test_a_mean_and_a_gain_restore_better_than_signs_alone() -> None:
 def test_neighbours_help_where_the_state_depends_on_them() -> None:
     e = torch.randn(1, 500, 32, generator=torch.Generator().manual_seed(1))
     mask = torch.ones(1, 500, dtype=torch.bool)
-    h = (e + torch.roll(e, 1, dims=1))[0, 1:]
+    h = e + torch.roll(e, 1, dims=1)
+    mask[0, 0] = False
     errors = []
     for kind in ("residual", "neighbours"):
         binarizer = make_binarizer(kind, 32, 8)
-        f = binarizer.features(e, mask)[0, 1:]
-        binarizer.fit(h, f)
-        errors.append(error(binarizer.base(f), h))
+        f = binarizer.features(e, torch.ones_like(mask))
+        binarizer.fit(h, f, mask)
+        errors.append(error(binarizer.base(f)[mask], h[mask]))
     assert errors[1] < 0.01 < errors[0]
 
 
@@ -101,6 +102,55 @@ def test_neighbours_end_with_the_passage() -> None:
     features = binarizer.features(e, mask)[0]
     assert features[0].tolist() == [1] * 4 + [0] * 4 + [1] * 4
     assert features[1].tolist() == [1] * 4 + [1] * 4 + [0] * 4
+
+
+def test_the_base_from_tables_of_ids_is_the_base_from_embeddings() -> None:
+    h, words = data(40)
+    binarizer = NeighbourBinarizer(32, 8)
+    binarizer.rank, binarizer.edge = 8, torch.tensor(7)
+    ids = torch.tensor([[3, 7, 5, 9, 0], [1, 2, 4, 6, 8]])
+    f = binarizer.features(words[ids], binarizer.inner(ids))
+    binarizer.fit(h[ids], f, ids != 0)
+    rows = {name: table[ids] for name, table in binarizer.tables(words).items()}
+    assert torch.allclose(binarizer.base_of(rows)[ids != 0], binarizer.base(f)[ids != 0], atol=1e-5)
+    assert not binarizer.tables(words)["around"][[0, 7]].any()
+
+
+def blended(passages: int = 40, length: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (P, L, d) of which each holds a part of the two beside it, and embeddings that say nothing of them."""
+    generator = torch.Generator().manual_seed(3)
+    own = torch.randn(passages, length, 32, generator=generator)
+    h = own + 0.7 * (torch.roll(own, 1, dims=1) + torch.roll(own, -1, dims=1))
+    return h, torch.randn(passages, length, 32, generator=generator)
+
+
+def test_the_vectors_beside_a_token_help_to_restore_it_most_where_it_has_none() -> None:
+    h, e = blended()
+    mask = torch.ones(h.shape[:2], dtype=torch.bool)
+    bare = torch.rand(mask.shape, generator=torch.Generator().manual_seed(4)) < 0.4
+    errors = {}
+    for kind in ("neighbours", "context"):
+        binarizer = make_binarizer(kind, 32, 32)
+        f = binarizer.features(e, mask)
+        binarizer.fit(h, f, mask, bare)
+        restored = binarizer(h, f, bare)
+        errors[kind] = error(restored[bare], h[bare]), error(restored[~bare], h[~bare])
+    assert errors["context"][0] < 0.8 * errors["neighbours"][0]
+    assert errors["context"][1] < 0.95 * errors["neighbours"][1]
+
+
+def test_what_has_no_vector_gives_nothing_to_those_beside_it() -> None:
+    """A token restored next to one without a vector: the same whatever the signs of that one would have been."""
+    h, e = blended(2, 6)
+    binarizer = make_binarizer("context", 32, 16)
+    f = binarizer.features(e, torch.ones(2, 6, dtype=torch.bool))
+    binarizer.fit(h, f)
+    scale = torch.ones(2, 6, 1)
+    scale[:, 2] = 0
+    signs = torch.ones(2, 6, 16)
+    before = binarizer.restore(signs, scale, binarizer.base(f))
+    signs[:, 2] = -1
+    assert torch.equal(before, binarizer.restore(signs, scale, binarizer.base(f)))
 
 
 def test_fewer_residual_bits_restore_better_than_plain_signs() -> None:

@@ -16,7 +16,7 @@ from export.bundle import Calibration, make_bundle
 from export.graphs import LowerGraph, Table
 from export.reader import SplitConfig
 from export.recipe import StepConfig
-from export.train import load_full, load_reader, train
+from export.train import load_full, load_reader, save_reader, train
 from store.bundle import LOWER, SPAN, UPPER, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError
@@ -152,19 +152,28 @@ def test_variants_without_ids_export_without_a_base_table(
     assert np.isfinite(start).all()
 
 
-def test_a_variant_that_no_graph_computes_is_refused(run: Path, tmp_path: Path) -> None:
-    split = replace(RECIPE.split, binarizer="neighbours")
-    recipe = replace(RECIPE, split=split)
-    train(
-        run.parent / "bert",
-        [run.parent / "train.jsonl"],
-        [run.parent / "train.jsonl"],
-        tmp_path / "run",
-        recipe,
-        share=run,
-    )
-    with pytest.raises(ExportError, match="neighbours is for studies"):
-        make_bundle(tmp_path / "run", tmp_path / "out", "tiny")
+@pytest.mark.parametrize("kind", ["neighbours", "context"])
+def test_a_base_that_sees_neighbours_is_the_same_at_index_and_question_time(
+    run: Path, tmp_path: Path, kind: str
+) -> None:
+    """The lower graph sees [SEP] around a passage, the upper graph the passage alone: neither counts it."""
+    data = [run.parent / "train.jsonl"]
+    recipe = replace(RECIPE, split=replace(RECIPE.split, binarizer=kind), binarized=replace(RECIPE.binarized, bare=0.5))
+    train(run.parent / "bert", data, data, tmp_path / "run", recipe, share=run)
+    reader, ids = load_reader(tmp_path / "run"), [5, 9, 14, 7]
+    assert int(reader.binarizer.edge) == 3
+    with torch.no_grad():
+        for constant in reader.binarizer.parameters():  # so few words leave nothing to binarize
+            constant.copy_(0.1 * torch.randn(constant.shape, generator=torch.Generator().manual_seed(5)))
+    save_reader(reader, tmp_path / "run")
+    make_bundle(tmp_path / "run", tmp_path / "float32", kind, precision="float32")
+    assert_twins(tmp_path / "run", tmp_path / "float32")
+    whole, body = torch.tensor([[2, 11, 3, *ids, 3]]), torch.tensor([ids])
+    with torch.no_grad():
+        signs, scale, _ = reader.encode(whole, whole != 0)
+        base = reader.binarizer.base(reader.features(body))
+        restored = reader.binarizer.restore(signs[:, 3:-1], scale[:, 3:-1, None], base)
+        assert torch.allclose(restored, reader.binarize(reader.lower(whole, whole != 0)[:, 3:-1], body), atol=1e-5)
 
 
 def test_bits_are_packed_in_the_graph_as_the_codec_packs_them(run: Path) -> None:
@@ -173,7 +182,8 @@ def test_bits_are_packed_in_the_graph_as_the_codec_packs_them(run: Path) -> None
     ids = torch.randint(5, 30, (1, 12), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         out = graph(ids)
-        y = reader.binarizer.project(out["states"], reader.binarizer.base(graph.tables["words"](ids)))
+        features = reader.binarizer.features(graph.tables["words"](ids), ids != 0)
+        y = reader.binarizer.project(out["states"], reader.binarizer.base(features))
     assert np.array_equal(out["bits"].numpy(), pack(y.numpy()))
     assert torch.allclose(out["scale"], rms(y)[..., 0])
 

@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from export.binarizer import ResidualBinarizer
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
 from export.losses import logit_distillation
@@ -348,14 +347,14 @@ def test_common_words_are_read_without_their_bits(
     tokenizer = load_tokenizer(folder / "bert")
     common = torch.from_numpy(common_ids(tokenizer.get_vocab()))
     passages: list[bool] = []
-    forward = ResidualBinarizer.forward
+    binarize = SplitReader.binarize
 
-    def watched(self: ResidualBinarizer, h: torch.Tensor, f: torch.Tensor, bare: torch.Tensor | None = None) -> Any:
+    def watched(self: SplitReader, h: torch.Tensor, ids: torch.Tensor, bare: torch.Tensor | None = None) -> Any:
         if self.training:
             passages.extend([False] * len(h) if bare is None else bare.any(dim=1).tolist())
-        return forward(self, h, f, bare)
+        return binarize(self, h, ids, bare)
 
-    monkeypatch.setattr(ResidualBinarizer, "forward", watched)
+    monkeypatch.setattr(SplitReader, "binarize", watched)
     data = [folder / "train.jsonl"]
     settings = recipe(full={"steps": 0}, decomposed={"steps": 0}, binarized={"steps": 6, "bare": share})
     train(folder / "bert", data, data, tmp_path / "run", settings)

@@ -16,16 +16,27 @@ WORDS = (
 ).split()
 RECIPE: Recipe = make_recipe(
     {
-        "split": {"split_layer": 1, "upper_layers": 2, "bits": 16, "code_bits": 32, "match_rank": 4},
+        "split": {
+            "split_layer": 1,
+            "upper_layers": 2,
+            "bits": 16,
+            "code_bits": 32,
+            "match_rank": 4,
+            "binarizer": "residual",
+        },
         "full": {"steps": 6},
         "decomposed": {"steps": 6, "sentences_every": 2},
-        "binarized": {"steps": 6, "sentences_every": 2},
+        "binarized": {"steps": 6, "sentences_every": 2, "teacher": "full", "tokens": 0.0, "share": 0.5, "bare": 0.0},
         "data": {"window": 40, "pair_tokens": 64},
         "retrieval": {"epochs": 2},
     },
     "tests",
 )
-"""Every step, as short as it goes."""
+"""
+Every step, as short as it goes.
+
+So few words would be told by the ids beside them: nothing would be left to binarize, so the base sees a token's own.
+"""
 torch.set_num_threads(1)  # at this size a second thread costs more than it brings
 
 CONTEXT = "The boiler was serviced on 4 march by hansen. The pear tree was planted in november."
