@@ -179,13 +179,14 @@ def model_show(places: Places, name: str | None, as_json: bool) -> None:
         print_json({"folder": str(folder), "fingerprint": manifest.fingerprint, "manifest": facts})
         return
     made = {name: manifest.provenance.get(name, "not said") for name in ("checkpoint", "checkpoint_sha256", "exported")}
+    scale = "a 16-bit scale" if manifest.offline_ratio is None else "an 8-bit scale, common words nothing"
     lines = {
         "model": f"{manifest.name}, {manifest.reader}",
         "folder": str(folder),
         "licence": manifest.licence,
         "size": f"{_size(folder, manifest) / 1e6:.0f} MB in {len(manifest.files)} files",
         "layers": f"{manifest.split_layer} when notes are read, {manifest.upper_layers} when a question is",
-        "a token": f"{manifest.bits} bits and a 16-bit scale, of {manifest.hidden_size} numbers ({manifest.binarizer})",
+        "a token": f"{manifest.bits} bits and {scale}, of {manifest.hidden_size} numbers ({manifest.binarizer})",
         "a passage": f"at most {manifest.passage_tokens} tokens, and a code of {manifest.code_bits} bits",
         "fingerprint": f"{manifest.fingerprint}, of what decides the stored bits",
         "made from": f"{made['checkpoint']} (sha256 {made['checkpoint_sha256']})",

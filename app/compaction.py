@@ -42,6 +42,11 @@ class Compaction:
     """Passages that were compressed, or compressed further."""
 
 
+def own_ratios(manifest: Manifest) -> list[float]:
+    """What a bundle asks for by itself: what the passages of a new store are compressed by."""
+    return [] if manifest.offline_ratio is None else [float(manifest.offline_ratio)]
+
+
 def ratios_of(store: TokenStore, manifest: Manifest) -> list[float]:
     """
     What the passages of a store are compressed by, rising: what its bundle asks for, then every compaction.
@@ -49,7 +54,7 @@ def ratios_of(store: TokenStore, manifest: Manifest) -> list[float]:
     Raises:
         StoreError: If they are damaged.
     """
-    own = [] if manifest.offline_ratio is None else [float(manifest.offline_ratio)]
+    own = own_ratios(manifest)
     kept = store.setting(SETTING)
     if kept is None:
         return own

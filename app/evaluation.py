@@ -30,8 +30,10 @@ from app import SCHEMA_VERSION
 from app.baselines import baseline
 from app.bundle import Bundle
 from app.calibration import SETTING, Calibration, Observation, in_force
+from app.compaction import Compressor, own_ratios
 from app.documents import Document
 from app.formats.base import encodable
+from app.indexer import encode
 from app.passages import PassageSplitter
 from app.reader import PassageBits, Reader, Span, never, open_reader
 from app.retriever import CANDIDATES, Retriever, fuse, to_read
@@ -257,27 +259,28 @@ class Examination:
 
 def ask_given(questions: Sequence[Question], bundle: Bundle, reader: Reader) -> Iterator[Outcome]:
     """
-    Each question over its own context, split as a note with the row's title would be.
+    Each question over its own context, split and stored as a note with the row's title would be.
 
     Raises:
         UsageError: If a question has no context.
     """
     splitter = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens)
+    compressor = Compressor(bundle, own_ratios(bundle.manifest))
 
     @functools.lru_cache(maxsize=64)
-    def encode(title: str, context: str) -> list[PassageBits]:
+    def encoded(title: str, context: str) -> list[PassageBits]:
         document = Document(Path("context.txt"), "text", context, 0, title.replace("_", " "), {}, "")
         passages = []
         for passage in splitter.split(document):
-            encoded = bundle.encode_passage(passage.heading, passage.text)
-            bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
+            stored = encode(bundle, passage, compressor)
+            bits, scale = token_arrays(stored.bits, stored.scale, stored.tokens, stored.runs)
             passages.append(PassageBits(passage.text, bits, scale, passage.heading))
         return passages
 
     for question in questions:
         if question.context is None:
             raise UsageError(f"the question {question.text!r} has no context to read: ask over the store with --open")
-        passages = encode(question.title, question.context)
+        passages = encoded(question.title, question.context)
         began = time.perf_counter()
         spans = reader.read(bundle.encode_question(question.text), passages, never)
         ms = 1000 * (time.perf_counter() - began)

@@ -1,16 +1,16 @@
 """
 Ways to make stored tokens smaller, by what they cost in answers: one table of bytes a token against EM and F1.
 
-    btr-assistant --store val.db index VAL        (notes made by benchmarks.corpus; not compacted)
+    btr-assistant --store val.db index VAL        (notes made by benchmarks.corpus)
     python -m benchmarks.compression val.db validation.jsonl.gz --every 16 [--open] [--only ours,paper]
 
 Each question reads the passages of its own context or, with `--open`, the 20 best of the store: the same ones for every
 way, so differences are paired. Bytes count vectors, scales, masks, pointers and passage codes over the whole store.
 
-- ours: common words by their base alone, the rest in runs of neighbours (store.runs), as `btr-assistant compact` does.
+- ours: common words without vectors, the rest in runs of neighbours (store.runs), as `btr-assistant compact` does.
 - paper: BTR section 3.2. Common words collapse to one vector an id; the others merge with vectors of their own id by
   bipartite Hamming matching over the whole store, in blocks. Pointers are counted at log2 of an id's vectors.
-- salient: only the tokens of largest scale keep a vector, the others are their base alone.
+- salient: only the tokens of largest scale keep a vector.
 - content: the same, but common words keep none before the others.
 - runs: neighbours share vectors, common words like any other.
 - pooled: tokens of one id share a vector within a passage; the re-tokenized text is the pointer.
@@ -37,7 +37,7 @@ from app.evaluation import best, exact, f1, load_questions
 from app.places import EMBEDDED_BUNDLE
 from app.reader import ExtractiveReader, PassageBits
 from app.retriever import Retriever
-from store.codec import Bits, Floats, Packed, decoded_scales, encoded_scales, unpack
+from store.codec import Bits, Floats, Packed, decoded_scales, encoded_scales, read_packed, unpack
 from store.records import StoredPassage
 from store.runs import common_ids, compress, runs_kept
 from store.tokens import TokenStore
@@ -68,18 +68,21 @@ Restored = tuple[Bits, Floats, float]
 
 
 def load(store: TokenStore, bundle: Bundle) -> Corpus:
-    """Every token of a store that was not compacted."""
-    passages, ids, bits, scale = [], [], [], []
+    """Every token of a store, with a vector of its own: compressed passages are encoded again."""
+    passages: list[StoredPassage] = []
+    ids, bits, scale = [], [], []
     last = 0
     while batch := store.packed_after(last, 500):
-        if any(row.passage.starts is not None for row in batch):
-            raise SystemExit(f"{store.path} was compacted: make a new one")
         passages += store.passages([row.passage_id for row in batch if row.live])
         for row in batch:
             if row.live:
                 ids.append(np.array(bundle.tokenize(row.text).ids))
-                bits.append(row.passage.bits)
-                scale.append(row.passage.scale.astype(np.float32))
+                whole = row.passage
+                if whole.starts is not None:
+                    again = bundle.encode_passage(passages[len(ids) - 1].heading, row.text)
+                    whole = read_packed(again.bits, again.scale, None, again.tokens)
+                bits.append(whole.bits)
+                scale.append(whole.scale.astype(np.float32))
         last = batch[-1].passage_id
     flat = np.concatenate(ids)
     first = np.cumsum([0, *map(len, ids)])

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from export.binarizer import KINDS, ResidualBinarizer
 from export.bundle import make_bundle
 from export.data import load_passages, load_tokenizer
 from export.recipe import Recipe, load_recipe
@@ -63,7 +64,7 @@ ABLATIONS = {
     "without distillation": [
         f"{step}.{loss}=0.0" for step in ("decomposed", "binarized") for loss in ("tokens", "logits")
     ],
-    "without token distillation": ["decomposed.tokens=0.0"],
+    "without token distillation": ["decomposed.tokens=0.0", "binarized.tokens=0.0"],
     "without recovery": ["binarized.recovery=0.0"],
     "binarized step taught by the full reader": ["binarized.teacher='full'", "binarized.tokens=0.0"],
     "without the early head": ["decomposed.early=0.0", "binarized.early=0.0"],
@@ -75,7 +76,7 @@ STUDIES = {"binarizers": BINARIZERS, "depth": DEPTH, "ablations": ABLATIONS}
 def bytes_per_token(recipe: Recipe, held: float, hidden_size: int = 384) -> float:
     """Stored bits, scale and masks of a token; `held` is the share of tokens that are no common words."""
     split = recipe.split
-    bits = split.bits if split.binarizer in ("residual", "neighbours", "context") else hidden_size
+    bits = split.bits if issubclass(KINDS[split.binarizer], ResidualBinarizer) else hidden_size
     if recipe.binarized.bare:
         return held * (bits / 8 + 1) + (1 + held) / 8
     return bits / 8 + (0 if split.binarizer in ("naive", "plain") else 2)

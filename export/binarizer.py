@@ -5,7 +5,7 @@ A binarizer turns a hidden state h (..., d) into y (..., m); what is stored is s
 scale, rms(y). `restore` gets h~ back from them. One convention, shared with `store.codec`: a sign is +1
 where y > 0 and -1 elsewhere, zero included.
 
-Kinds, by name; what ships is "residual", the others are what it was chosen against (docs/results.md):
+Kinds, by name; what ships is "context", the others are what it was chosen against (docs/results.md):
 - "naive": h~ = tanh(beta h) with a growing beta in training, sign(h) afterwards. The paper's failing baseline.
 - "plain": h~ = sign(h), the gradient straight through.
 - "sign": h~ = scale * sign(h). The paper's choice for post-layernorm readers.
@@ -79,6 +79,9 @@ class Binarizer(nn.Module):
         """What is known without any bit, from features (..., f) -> something that broadcasts to (..., d)."""
         return torch.zeros(())
 
+    needs: tuple[str, ...] = ()
+    """Names of the tables that the base needs."""
+
     def tables(self, words: Tensor) -> dict[str, Tensor]:
         """What the base needs of each id, from all word embeddings (V, d): name -> (V, ...)."""
         return {}
@@ -97,9 +100,9 @@ class Binarizer(nn.Module):
 
     def forward(self, h: Tensor, f: Tensor, bare: Tensor | None = None) -> Tensor:
         """
-        States h (..., d), features (..., f) -> h~ (..., d), differentiable through the signs.
+        States h (..., L, d), features (..., L, f) -> h~ (..., L, d), differentiable through the signs.
 
-        Where the mask `bare` (...) is true the scale is 0, as a store says of a token without a vector.
+        Where the mask `bare` (..., L) is true the scale is 0, as a store says of a token without a vector.
         """
         base = self.base(f)
         y = self.project(h, base)
@@ -178,6 +181,8 @@ class NormBinarizer(Binarizer):
 class ResidualBinarizer(Binarizer):
     """h~ = W f + c + rms(y) * sign(y) D, y = (h - W f - c) P, kind "residual": m bits in a rotated subspace."""
 
+    needs = ("base",)
+
     def __init__(self, hidden_size: int, bits: int) -> None:
         super().__init__(hidden_size, bits)
         self.predict = nn.Linear(hidden_size, hidden_size)
@@ -187,14 +192,16 @@ class ResidualBinarizer(Binarizer):
     @torch.no_grad()
     def fit(self, h: Tensor, f: Tensor, mask: Tensor | None = None, bare: Tensor | None = None, seed: int = 0) -> None:
         """
-        W, c by ridge regression; P the principal axes of the residual times a random rotation, which evens out the
-        variances over the bits; D by least squares on the signs themselves.
+        W, c by ridge regression; P the principal axes of the residual of what keeps a vector times a random rotation,
+        which evens out the variances over the bits; D by least squares on the signs themselves.
         """
         mask = _tokens(h, mask)
+        bare = torch.zeros_like(mask) if bare is None or (bare | ~mask).all() else bare & mask
         flat, features = h[mask].double(), f[mask]
         self._fit_base(flat, features.double())
         residual = flat - self.base(features).double()
-        _, axes = torch.linalg.eigh(residual.T @ residual)  # ascending eigenvalues
+        held = residual[~bare[mask]]
+        _, axes = torch.linalg.eigh(held.T @ held)  # ascending eigenvalues
         generator = torch.Generator().manual_seed(seed)
         gaussian = torch.randn(self.bits, self.bits, generator=generator, dtype=flat.dtype)
         rotation, _ = torch.linalg.qr(gaussian)
@@ -206,9 +213,10 @@ class ResidualBinarizer(Binarizer):
     def _fit_base(self, h: Tensor, f: Tensor) -> None:
         _set_linear(self.predict, f, h)
 
-    def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor | None) -> None:
-        """Set D by the vectors (tokens, m) and the residuals (tokens, d) of the tokens of a mask (P, L)."""
-        self.D.copy_(torch.linalg.lstsq(vectors, residual).solution)
+    def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor) -> None:
+        """Set D by the vectors (tokens, m) and residuals (tokens, d) of the tokens of a mask (P, L), some `bare`."""
+        held = ~bare[mask]
+        self.D.copy_(_least_squares(vectors[held], residual[held]))
 
     def tables(self, words: Tensor) -> dict[str, Tensor]:
         """What the base needs of each id, from all word embeddings (V, d): name -> (V, ...)."""
@@ -239,6 +247,7 @@ class NeighbourBinarizer(ResidualBinarizer):
     what is beyond the ends of what is stored.
     """
 
+    needs = ("base", "around")
     rank = 64
     """Numbers that say of an id what its neighbours' bases need."""
     edge: Tensor
@@ -301,18 +310,17 @@ class ContextBinarizer(NeighbourBinarizer):
         super().__init__(hidden_size, bits)
         self.D = nn.Parameter(torch.zeros(5 * bits, hidden_size))
 
-    def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor | None) -> None:
+    def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor) -> None:
+        """A part of D for the tokens with a vector, one for those without: by all where none is without."""
         own = vectors.new_zeros(*mask.shape, self.bits)
         own[mask] = vectors
-        none = torch.zeros_like(mask) if bare is None else bare & mask
-        own = own.masked_fill(none[..., None], 0.0)
-        kept, share = none[mask], self.D.new_zeros(self.D.shape)
+        own = own.masked_fill(bare[..., None], 0.0)
+        without = bare[mask]
         beside = torch.cat(_beside(own), dim=-1)[mask]
         whole = torch.cat([own[mask], beside], dim=-1)
-        share[: 3 * self.bits] = torch.linalg.lstsq(whole[~kept], residual[~kept]).solution
-        rows = kept if kept.any() else ~kept
-        share[3 * self.bits :] = torch.linalg.lstsq(beside[rows], residual[rows]).solution
-        self.D.copy_(share)
+        rows = without if without.any() else ~without
+        fits = ((whole[~without], residual[~without]), (beside[rows], residual[rows]))
+        self.D.copy_(torch.cat([_least_squares(x, y) for x, y in fits]))
 
     def restore(self, signs: Tensor, scale: Tensor, base: Tensor) -> Tensor:
         """h~ (..., L, d) from signs (..., L, m), scale (..., L, 1), 0 of no vector, and the base (..., L, d)."""
@@ -333,13 +341,18 @@ def _beside(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([nothing, x[..., :-1, :]], dim=-2), torch.cat([x[..., 1:, :], nothing], dim=-2)
 
 
-def _ridge(x: Tensor, y: Tensor, ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+def _least_squares(x: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
+    """Weights (a, b) of y (tokens, b) on x (tokens, a), a little shrunk: features of any scale alike."""
+    gram = x.T @ x
+    diagonal = gram.diagonal()
+    gram = gram + ridge * torch.diag(diagonal + 1e-6 * diagonal.mean() + 1e-12)
+    return torch.linalg.solve(gram, x.T @ y)
+
+
+def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Weight (b, a) and bias (b,) of y (tokens, b) on x (tokens, a)."""
     x_mean, y_mean = x.mean(0), y.mean(0)
-    centred = x - x_mean
-    gram = centred.T @ centred
-    gram += ridge * gram.diagonal().mean() * torch.eye(gram.shape[0], dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, centred.T @ (y - y_mean)).T
+    weight = _least_squares(x - x_mean, y - y_mean).T
     return weight, y_mean - weight @ x_mean
 
 

@@ -245,7 +245,7 @@ def _decoder_graphs(t5: T5ForConditionalGeneration, cross: str, decoder: str) ->
     }
 
 
-_EXACT = ("binarizer", "/predict/", "/reduce/", "/around/", "/retrieval/weight/")
+_EXACT = ("binarizer", "/predict", "/reduce", "/around", "/retrieval/weight/")
 """Products of the lower graph that decide a bit, y = (h - base) P, or weigh the tokens of a code: small, and exact."""
 
 

@@ -27,7 +27,7 @@ layers after the first and the span head run on the best few.
 
 Token id 0 is padding and masked inside the graphs. Tables over the vocabulary are int8 with one float16 scale a row.
 The base W e(id) + c is a table in the upper graph and a product over the word table in the lower one, which has that
-table anyway: 12 MB less to ship than two tables.
+table anyway: 12 MB less to ship than two tables. What the base takes from the ids beside a token is treated alike.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Table(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-6) / 127
+        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-4) / 127  # less is 0 in float16
         scale = scale.to(torch.float16)
         self.register_buffer("rows", torch.round(weight / scale.float()).clamp(-127, 127).to(torch.int8))
         self.register_buffer("scale", scale)
@@ -133,7 +133,8 @@ class StoredPart(GraphPart):
         """Ids (p, n), bits (p, n, m / 8), scale (p, n) -> passage states (p, n, d)."""
         signs = self.signs[bits.long()].flatten(2)
         binarizer = self.reader.binarizer
-        base = binarizer.base_of({name: table(ids) for name, table in self.tables.items()})
+        rows = {name: table(ids) for name, table in self.tables.items() if name in binarizer.needs}
+        base = binarizer.base_of(rows)
         return binarizer.restore(signs, (scale.float() * (ids != 0))[..., None], base)
 
 

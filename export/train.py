@@ -68,7 +68,7 @@ def read_split(
     """
     Reading of a batch's pairs, lower states of passages and questions, body states, restored ones if binarized.
 
-    The tokens of the mask `bare` (P, n) are restored from their base alone.
+    The tokens of the mask `bare` (P, n) are restored without vectors of their own.
     """
     h_p = reader.lower(batch.passage_ids, batch.passage_ids != 0)
     h_q = reader.lower(batch.question_ids, batch.question_ids != 0)
@@ -215,7 +215,7 @@ class Trainer:
             return {"task": task_loss(batch, read_full(self.reader, batch))}
         self.reader.binarizer.anneal(self.step)
         reading, h_p, h_q, bodies, restored = read_split(
-            self.reader, batch, self.name == "binarized", self._bare(batch)
+            self.reader, batch, self.name == "binarized", self._bare(batch, self.step)
         )
         losses = {"task": task_loss(batch, reading)}
         if config.early:
@@ -246,35 +246,34 @@ class Trainer:
             return read_split(teacher, batch, False)[0]
         return read_full(teacher, batch, attention=bool(self.config.tokens) and self.config.share < 1)
 
-    def _bare(self, batch: Batch) -> Tensor | None:
-        """The common words (P, n) of the passages that are read without theirs; the same ones after a stop."""
+    def _bare(self, batch: Batch, seed: int) -> Tensor | None:
+        """The common words (P, n) of the passages that are read without theirs; the same ones for a seed."""
         if not self.config.bare or self._common is None:
             return None
-        drawn = torch.rand(len(batch.body_ids), generator=torch.Generator().manual_seed(self.step))
+        drawn = torch.rand(len(batch.body_ids), generator=torch.Generator().manual_seed(seed))
         return self._common[batch.body_ids] & (drawn < self.config.bare).to(self.device)[:, None]
 
     @torch.no_grad()
-    def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 200_000) -> None:
+    def _fit_binarizer(self, train: Sequence[Passage], tokens: int = 100_000) -> None:
         """Fit the binarizer's constants on the decomposed reader's states."""
         assert isinstance(self.reader, SplitReader | SplitT5)
         states: list[Tensor] = []
         ids: list[Tensor] = []
         bare: list[Tensor] = []
-        data, seen, edge = self.recipe.data, 0, -1
-        for batch in batches(train, data.pair_tokens, data.seed + 500):
+        data, seen = self.recipe.data, 0
+        for number, batch in enumerate(batches(train, data.pair_tokens, data.seed + 500)):
             batch = to_device(batch, self.device)
             h = body_states(self.reader.lower(batch.passage_ids, batch.passage_ids != 0), batch)
-            none = self._bare(batch)
-            edge = int(batch.passage_ids[0, batch.body_start[0] - 1])
-            states += h.float().cpu()
-            ids += batch.body_ids.cpu()
-            bare += (torch.zeros_like(batch.body_mask) if none is None else none).cpu()
+            drawn = self._bare(batch, number)
+            states.extend(h.float().cpu())
+            ids.extend(batch.body_ids.cpu())
+            bare.extend((torch.zeros_like(batch.body_mask) if drawn is None else drawn).cpu())
             seen += int(batch.body_mask.sum())
             if seen >= tokens:
                 break
         self.reader.cpu()
-        whole, found, without = (pad_sequence(each, batch_first=True) for each in (states, ids, bare))
-        self.reader.fit_binarizer(whole, found, without, edge)
+        padded = [pad_sequence(each, batch_first=True) for each in (states, ids, bare)]
+        self.reader.fit_binarizer(*padded, edge=train[0].head[-1])
         self.reader.to(self.device)
 
     def _log(self, row: dict[str, Any]) -> None:
@@ -616,7 +615,14 @@ def _consistent(
 def _check_teachers(recipe: Recipe) -> None:
     for step in STEPS:
         config = recipe.step(step)
-        known = ("full", "decomposed") if step == "binarized" and recipe.decomposed.steps else ("full",)
+        if not config.steps:
+            continue
+        if step == "binarized" and config.teacher == "decomposed" and not recipe.decomposed.steps:
+            raise ExportError(
+                "[binarized] learns from the decomposed reader, which [decomposed] steps = 0 leaves out: "
+                "set binarized.teacher='full'"
+            )
+        known = ("full", "decomposed") if step == "binarized" else ("full",)
         if config.teacher not in known:
             raise ExportError(f"[{step}] teacher is {config.teacher!r}: it can be {' or '.join(map(repr, known))}")
         if config.teacher != "full" and config.tokens and config.share < 1:

@@ -10,7 +10,7 @@ One convention, defined here and nowhere else:
 A compressed passage (`store.runs`) holds vectors for runs of its tokens only, and says so in `runs`:
 - n bits, 1 where a token is held, then one bit for each held token, 1 where it begins a run, packed as above with zeros
   at the end; at least one token is held, and the first one that is begins a run;
-- bits and scales then are those of the runs, in order; a token that is not held has scale 0, so its base alone;
+- bits and scales then are those of the runs, in order; a token that is not held has scale 0: no vector;
 - a run's scale is one byte c: 2 ** ((c - 160) / 16), and 0 where c is 0. Neighbouring values are 4.4 % apart.
 """
 

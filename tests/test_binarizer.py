@@ -104,10 +104,27 @@ def test_neighbours_end_with_the_passage() -> None:
     assert features[1].tolist() == [1] * 4 + [1] * 4 + [0] * 4
 
 
-def test_the_base_from_tables_of_ids_is_the_base_from_embeddings() -> None:
+def test_what_neighbours_say_in_few_directions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States that depend on 4 directions of the embedding before: a rank of 4 is enough, whatever its scale."""
+    monkeypatch.setattr(NeighbourBinarizer, "rank", 4)
+    generator = torch.Generator().manual_seed(6)
+    e = 0.05 * torch.randn(1, 4000, 32, generator=generator)
+    few = torch.randn(32, 4, generator=generator) @ torch.randn(4, 32, generator=generator)
+    h = 20 * e + torch.roll(e, 1, dims=1) @ few
+    mask = torch.ones(1, 4000, dtype=torch.bool)
+    mask[0, 0] = False
+    binarizer = NeighbourBinarizer(32, 8)
+    f = binarizer.features(e, torch.ones_like(mask))
+    binarizer.fit(h, f, mask)
+    assert error(binarizer.base(f)[mask], h[mask]) < 0.01
+
+
+def test_the_base_from_tables_of_ids_is_the_base_from_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NeighbourBinarizer, "rank", 8)
     h, words = data(40)
     binarizer = NeighbourBinarizer(32, 8)
-    binarizer.rank, binarizer.edge = 8, torch.tensor(7)
+    binarizer.edge.fill_(7)
+    assert binarizer.reduce.weight.shape == (8, 32)
     ids = torch.tensor([[3, 7, 5, 9, 0], [1, 2, 4, 6, 8]])
     f = binarizer.features(words[ids], binarizer.inner(ids))
     binarizer.fit(h[ids], f, ids != 0)

@@ -73,7 +73,7 @@ def test_a_compressed_passage_reads_back_from_its_bytes(drawn: tuple[Packed, np.
     bits, scale = again.tokens()
     assert bits.shape == (n, 2)
     held = drawn[1] if drawn[1].any() else np.arange(n) == 0
-    assert np.array_equal(scale > 0, held)  # what is not held is its base alone, and only that
+    assert np.array_equal(scale > 0, held)  # what is not held has no vector, and only that
 
 
 @given(passages(), RATIOS)

@@ -32,6 +32,7 @@ from store.runs import common_ids
 from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
 
 SPLIT = RECIPE.split
+SHAPE = ("split_layer", "upper_layers", "bits", "code_bits", "match_rank")
 
 
 def recipe(**tables: dict[str, Any]) -> Recipe:
@@ -130,10 +131,13 @@ def test_the_last_layer_gives_the_needed_positions_what_the_whole_layer_would(fo
         assert torch.allclose(run_last_layer(layer, states[:, 4:], states, mask), whole[:, 4:], atol=1e-5)
 
 
-def test_padding_changes_no_logit(folder: Path) -> None:
-    reader = SplitReader(load_bert(folder / "bert"), SPLIT).eval()
+@pytest.mark.parametrize("kind", ["residual", "context"])
+def test_padding_changes_no_logit(folder: Path, kind: str) -> None:
+    reader = SplitReader(load_bert(folder / "bert"), replace(SPLIT, binarizer=kind)).eval()
     batch = one_batch(folder)
     with torch.no_grad():
+        for constant in reader.binarizer.parameters():
+            constant.copy_(0.1 * torch.randn(constant.shape, generator=torch.Generator().manual_seed(1)))
         start = read_split(reader, batch, binarized=True)[0].start
         for pair in range(len(batch.pair_question)):
             p, q = batch.pair_passage[pair], batch.pair_question[pair]
@@ -270,6 +274,36 @@ def test_a_step_left_out_needs_no_teacher(folder: Path, tmp_path: Path) -> None:
         folder / "bert", data, data, tmp_path / "full", recipe(decomposed={"steps": 0}, binarized={"steps": 0})
     )
     assert list(figures) == ["full"]
+    alone = recipe(decomposed={"steps": 0}, binarized={"steps": 0, "teacher": "decomposed"})
+    assert list(train(folder / "bert", data, data, tmp_path / "alone", alone)) == ["full"]
+    with pytest.raises(ExportError, match=r"steps = 0 leaves out: set binarized.teacher='full'$"):
+        untaught = recipe(decomposed={"steps": 0}, binarized={"teacher": "decomposed"})
+        train(folder / "bert", data, data, tmp_path / "untaught", untaught)
+
+
+def test_the_default_binarized_step_trains_and_goes_on(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    """The binarizer, teacher and bare words of the default recipe, stopped and gone on with."""
+    data, split = [folder / "train.jsonl"], replace(Recipe().split, **{k: getattr(SPLIT, k) for k in SHAPE})
+    settings = replace(RECIPE, split=split, binarized=replace(Recipe().binarized, steps=4, sentences_every=2))
+    stopped = tmp_path / "stopped" / "binarized"
+    whole = train(folder / "bert", data, data, tmp_path / "whole", settings, share=whole_run, save_every=2)
+    save, saved = Trainer.save, []
+
+    def save_once(self: Trainer) -> None:
+        save(self)
+        saved.append(self.step)
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Trainer, "save", save_once)
+        train(folder / "bert", data, data, tmp_path / "stopped", settings, share=whole_run, save_every=2)
+    assert saved == [2]
+    assert (stopped / "last.pt").is_file()
+    assert train(folder / "bert", data, data, tmp_path / "stopped", settings, share=whole_run, save_every=2) == whole
+    one, other = (load_reader(tmp_path / run).state_dict() for run in ("whole", "stopped"))
+    assert int(one["binarizer.edge"]) == 3
+    for name in one:
+        assert torch.allclose(one[name], other[name], atol=1e-5), name
 
 
 def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
