@@ -52,11 +52,12 @@ from export.graphs import (
     T5UpperOnnxConfig,
     UpperGraph,
     UpperOnnxConfig,
+    part_outliers,
     vocabulary_tables,
 )
 from export.reader import SplitReader
 from export.t5 import FullT5, SplitT5
-from export.train import load_full, load_reader
+from export.train import AnyReader, load_full, load_reader
 from store.bundle import (
     CROSS,
     DECODER,
@@ -172,9 +173,14 @@ def _export(
     baselines: bool,
     calibration: Calibration,
 ) -> Manifest:
+    tokenizer = load_tokenizer(run)
+    _part_outliers(reader, tokenizer)
     graphs = _graphs(reader)
     if baselines:
-        graphs |= _baseline_graphs(load_full(run / "full"), load_reader(run / "decomposed"))
+        full, split = load_full(run / "full"), load_reader(run / "decomposed")
+        for baseline in (full, split):
+            _part_outliers(baseline, tokenizer)
+        graphs |= _baseline_graphs(full, split)
     parts = {Path(name).stem: part for name, part in graphs.items()}
     floats = work / "float32"
     floats.mkdir()
@@ -185,12 +191,11 @@ def _export(
         validate_models_outputs(parts, compared, floats, use_subprocess=False)
     except Exception as error:  # Optimum raises four unrelated types for the same fact
         raise ExportError(f"the exported graphs differ from the reader, nothing was written: {error}") from error
-    tokenizer = load_tokenizer(run)
     parity: dict[str, Any] = {"float32": _parity_torch(reader, floats, tokenizer)}
     for part in parts:
         source, target = floats / f"{part}.onnx", work / f"{part}.onnx"
         if precision == "int8":
-            quantize(source, target, _EXACT if target.name == LOWER else ())
+            quantize(source, target, _EXACT if target.name == LOWER else _OUTLIERS)
         else:
             shutil.copyfile(source, target)
     if precision == "int8":
@@ -245,15 +250,16 @@ def _decoder_graphs(t5: T5ForConditionalGeneration, cross: str, decoder: str) ->
     }
 
 
-_EXACT = ("binarizer", "/predict", "/reduce", "/around", "/retrieval/weight/")
-"""Products of the lower graph that decide a bit, y = (h - base) P, or weigh the tokens of a code: small, and exact."""
+_OUTLIERS = ("/exact/",)
+_EXACT = (*_OUTLIERS, "binarizer", "/predict", "/reduce", "/around", "/retrieval/weight/")
+"""What stays in float of the lower graph: what decides a bit, y = (h - base) P, or weighs a code's tokens is small."""
 
 
-def quantize(source: Path, target: Path, kept: Sequence[str] = ()) -> None:
+def quantize(source: Path, target: Path, kept: Sequence[str] = _OUTLIERS) -> None:
     """
     Int8 weights for the matrix products of a float graph; activations are quantized as they come.
 
-    Products with a part of their name in `kept` stay as they are.
+    Products with a part of their name in `kept` stay in float.
     """
     prepared = source.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
@@ -288,6 +294,23 @@ def _probes(tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray, slice]]:
         asked = np.array([[*before, *ids(question), sep]], dtype=np.int64)
         probes.append((asked, whole, slice(len(head), len(head) + len(body))))
     return probes
+
+
+def _part_outliers(reader: AnyReader, tokenizer: Tokenizer) -> None:
+    """Keep the largest inputs of a BERT's feed-forward blocks apart, as they are seen on the probes."""
+
+    def run() -> None:
+        for asked, whole, body in _probes(tokenizer):
+            q_ids, ids = torch.from_numpy(asked), torch.from_numpy(whole)
+            mask = torch.ones_like(ids[:, body], dtype=torch.bool)
+            if isinstance(reader, FullReader):
+                reader(q_ids, ids, torch.tensor([body.start]), mask)
+            elif isinstance(reader, SplitReader):
+                h, h_q = reader.lower(ids, ids != 0)[:, body], reader.lower(q_ids, q_ids != 0)
+                reader.read(h_q, q_ids, h, ids[:, body], mask)
+
+    if isinstance(reader, FullReader | SplitReader):
+        part_outliers(reader, run)
 
 
 def _parity_torch(reader: SplitReader | SplitT5, floats: Path, tokenizer: Tokenizer) -> dict[str, float]:

@@ -32,7 +32,7 @@ table anyway: 12 MB less to ship than two tables. What the base takes from the i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ from optimum.exporters.onnx.model_configs import T5OnnxConfig
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.models.bert.modeling_bert import BertLayer
 
 from export.binarizer import rms
 from export.full import FullReader
@@ -72,6 +73,51 @@ def vocabulary_tables(reader: SplitReader | SplitT5) -> dict[str, Table]:
     if factors is not None:
         tables["match"] = Table(factors.detach())
     return tables
+
+
+class OutlierLinear(nn.Module):
+    """
+    A product whose few largest inputs go through a product of their own, which stays in float when the rest is int8.
+
+    A few channels of a BERT's feed-forward blocks are five times as large as all others. In one range of 256 steps with
+    those they leave the others 50.
+    """
+
+    channels = 4
+
+    def __init__(self, dense: nn.Linear, largest: Tensor) -> None:
+        """The same product, from the largest magnitude (a,) that each input had."""
+        super().__init__()
+        top = largest.topk(min(self.channels, len(largest))).indices.sort().values
+        rest = torch.ones_like(largest)
+        rest[top] = 0
+        self.dense = dense
+        self.exact = nn.Linear(len(top), dense.out_features, bias=False)
+        self.exact.weight = nn.Parameter(dense.weight.detach()[:, top].clone())
+        self.register_buffer("top", top)
+        self.register_buffer("rest", rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x * self.rest) + self.exact(x[..., self.top])
+
+
+@torch.no_grad()
+def part_outliers(model: nn.Module, run: Callable[[], object]) -> None:
+    """Give the feed-forward products of a model's BERT layers an `OutlierLinear` each, by what they see in a run."""
+    blocks = [block for layer in model.modules() if isinstance(layer, BertLayer)
+              for block in (layer.intermediate, layer.output)]  # fmt: skip
+    largest: dict[nn.Module, Tensor] = {}
+
+    def look(dense: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen = inputs[0].abs().flatten(0, -2).amax(dim=0)
+        largest[dense] = torch.maximum(seen, largest[dense]) if dense in largest else seen
+
+    hooks = [block.dense.register_forward_pre_hook(look) for block in blocks]
+    run()
+    for hook in hooks:
+        hook.remove()
+    for block in blocks:
+        block.dense = OutlierLinear(block.dense, largest[block.dense])
 
 
 class GraphPart(nn.Module):
