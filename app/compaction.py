@@ -27,7 +27,7 @@ from store.tokens import TokenStore
 SETTING = "offline_ratios"
 """Key in the store's settings."""
 RATIO = 0.0
-"""Common words alone: on 608 validation questions 42 % of the bytes for 1.0 points of F1 (+- 1.0)."""
+"""Common words alone: on 608 validation questions 42 % fewer bytes, at no F1 that can be told (+0.3 +- 0.9)."""
 BATCH = 256
 """Passages of one transaction."""
 

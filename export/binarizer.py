@@ -211,7 +211,9 @@ class ResidualBinarizer(Binarizer):
         self._fit_restore(rms(y) * torch.where(y > 0, 1.0, -1.0).to(y.dtype), residual, mask, bare)
 
     def _fit_base(self, h: Tensor, f: Tensor) -> None:
-        _set_linear(self.predict, f, h)
+        weight, bias = _ridge(f, h)
+        self.predict.weight.copy_(weight)
+        self.predict.bias.copy_(bias)
 
     def _fit_restore(self, vectors: Tensor, residual: Tensor, mask: Tensor, bare: Tensor) -> None:
         """Set D by the vectors (tokens, m) and residuals (tokens, d) of the tokens of a mask (P, L), some `bare`."""
@@ -354,12 +356,6 @@ def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     x_mean, y_mean = x.mean(0), y.mean(0)
     weight = _least_squares(x - x_mean, y - y_mean).T
     return weight, y_mean - weight @ x_mean
-
-
-def _set_linear(linear: nn.Linear, x: Tensor, y: Tensor) -> None:
-    weight, bias = _ridge(x, y)
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias)
 
 
 KINDS: dict[str, type[Binarizer]] = {
