@@ -156,7 +156,7 @@ def main() -> None:
                 options.base,
                 options.start_full,
                 options.start,
-                options.retrieved,
+                retrieved=options.retrieved,
             )
             shown += [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
                       ("full", "decomposed", "binarized")]  # fmt: skip

@@ -42,7 +42,7 @@ from store.errors import ExportError
 from store.runs import common_ids
 
 AnyReader = FullReader | SplitReader | FullT5 | SplitT5
-_INPUTS = ("checkpoint", "sha256", "data", "start_full", "start", "retrieved")
+_INPUTS = ("checkpoint", "sha256", "data", "start_full", "start", "start_binarized", "retrieved")
 """What a step is made from, besides its recipe."""
 AGREED = 0.5
 """Token-level F1 from which the full reader agrees with a noisy answer."""
@@ -148,7 +148,7 @@ class Trainer:
     def run(self, train: Sequence[Passage], dev: Sequence[Passage], eval_every: int, save_every: int) -> None:
         """Train to the last step and write the step's record."""
         config = self.config
-        if not self.resume() and self.name == "binarized":
+        if not self.resume() and self.name == "binarized" and "start_binarized" not in self.inputs:
             self._fit_binarizer(train)
         figures: dict[str, float] = {}
         bar = tqdm(total=config.steps, initial=self.step, unit="step", smoothing=0.05, disable=None, desc=self.name)
@@ -183,10 +183,11 @@ class Trainer:
     def _batches(self, train: Sequence[Passage]) -> Iterator[Batch]:
         """Batches from the step's own position on, epoch after epoch, up to its last."""
         data, config = self.recipe.data, self.config
+        before = self.inputs.get("start_binarized", "")  # what a reader goes on with, it has not just read
         seen = epoch = 0
         for passages, last in ((self._short, int(config.short * config.steps)), (train, config.steps)):
             while seen < last:
-                seed = f"{data.seed} {self.name} {epoch}"
+                seed = f"{data.seed} {self.name} {epoch}{before}"
                 for batch in batches(passages, data.pair_tokens, seed, config.unanswerable, config.second, data.others):
                     seen += 1
                     if seen > self.step:
@@ -425,9 +426,17 @@ def load_checkpoint(checkpoint: Path) -> BertModel | T5ForConditionalGeneration:
 
 
 def _start(
-    step: str, checkpoint: Path, out: Path, recipe: Recipe, start_full: Path | None, start: Path | None
+    step: str,
+    checkpoint: Path,
+    out: Path,
+    recipe: Recipe,
+    start_full: Path | None,
+    start: Path | None,
+    start_binarized: Path | None,
 ) -> AnyReader:
     """The reader that a step starts from: the one of the step before, that of another run, or the checkpoint."""
+    if step == "binarized" and start_binarized is not None:
+        return load_reader(start_binarized)
     model = load_checkpoint(checkpoint)
     if step == "full":
         if start_full is not None:
@@ -491,6 +500,7 @@ def train(
     share: Path | None = None,
     start_full: Path | None = None,
     start: Path | None = None,
+    start_binarized: Path | None = None,
     retrieved: Sequence[Path] = (),
     dev_passages: int = 200,
     eval_every: int = 200,
@@ -501,8 +511,9 @@ def train(
 
     Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
     The full step starts from the checkpoint or, if given, from the full reader of the run `start_full`; the decomposed
-    step from the full reader or, if given, from the finished split reader of the run `start`. The steps after the full
-    one also learn from the files `retrieved`, where the full reader agrees with their answers.
+    step from the full reader or, if given, from the finished split reader of the run `start`; the binarized step goes
+    on, constants and all, from that of `start_binarized`, if given, in another order. The steps after the full one also
+    learn from the files `retrieved`, where the full reader agrees with their answers.
 
     Returns:
         The dev figures of each step.
@@ -542,8 +553,12 @@ def train(
         begun["retrieved"] = {path.name: file_hash(path) for path in retrieved}
     retrieved_set = _passages(checkpoint, tuple(retrieved), recipe.data.window) if retrieved else ()
 
+    if start_binarized is not None and load_reader(start_binarized).config != recipe.split:
+        raise ExportError(f"{start_binarized} has a reader of another shape: set the same [split]")
+    gone_on = {} if start_binarized is None else {"start_binarized": file_hash(start_binarized / "reader.safetensors")}
+
     def made_from(step: str) -> dict[str, Any]:
-        return inputs if step == "full" else {**inputs, **begun}
+        return {**inputs, **(begun if step != "full" else {}), **(gone_on if step == "binarized" else {})}
 
     common = torch.from_numpy(common_ids(load_tokenizer(checkpoint).get_vocab()))
     sentences = None
@@ -570,7 +585,7 @@ def train(
                 key = {"retrieved": begun["retrieved"], "window": recipe.data.window}
                 more = _consistent(out / "full", full, more, key, where)
             brief_set = (*short_set, *more) if short_set else ()
-            reader = _start(step, checkpoint, out, recipe, start_full, start)
+            reader = _start(step, checkpoint, out, recipe, start_full, start, start_binarized)
             teacher = load_reader(out / "decomposed") if recipe.step(step).teacher == "decomposed" else full
             trainer = Trainer(
                 folder, step, reader, teacher, sentences, recipe, made_from(step), where, brief_set, common

@@ -322,6 +322,28 @@ def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
     assert not (tmp_path / "deeper" / "decomposed").is_symlink()
 
 
+def test_the_binarized_step_can_go_on_from_another_runs_reader(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    data, seen = [folder / "train.jsonl"], []
+    still = recipe(full={"steps": 0}, decomposed={"steps": 0}, binarized={"steps": 1, "lr": 0.0, "head_lr": 0.0})
+    train(folder / "bert", data, data, tmp_path / "run", still, start_binarized=whole_run)
+    ours, theirs = load_reader(tmp_path / "run" / "binarized").state_dict(), load_reader(whole_run).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():  # its fitted constants too
+        assert torch.equal(ours[name], value), name
+    for step in ("", "binarized/"):
+        record = json.loads((tmp_path / "run" / step / "train.json").read_text())
+        assert record["start_binarized"] == file_hash(whole_run / "reader.safetensors")
+        seen.append((tmp_path / "run" / step / "train.json").stat().st_mtime_ns)
+    train(folder / "bert", data, data, tmp_path / "run", still, start_binarized=whole_run)
+    assert seen == [(tmp_path / "run" / step / "train.json").stat().st_mtime_ns for step in ("", "binarized/")]
+    for other in (None, tmp_path / "run"):  # from another reader, or anew: another run
+        with pytest.raises(ExportError, match="another recipe or data"):
+            train(folder / "bert", data, data, tmp_path / "run", still, start_binarized=other)
+    with pytest.raises(ExportError, match="reader of another shape"):
+        fewer = recipe(full={"steps": 0}, split={"bits": 8})
+        train(folder / "bert", data, data, tmp_path / "other", fewer, start_binarized=whole_run)
+
+
 def test_the_decomposed_step_can_start_from_another_runs_reader(folder: Path, tmp_path: Path, whole_run: Path) -> None:
     data = [folder / "train.jsonl"]
     still = {"steps": 1, "lr": 0.0, "head_lr": 0.0}
