@@ -10,12 +10,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle
+from app.compaction import Compressor, own_ratios
+from app.indexer import encode
+from app.passages import Passage
 from app.places import EMBEDDED_BUNDLE
 from store.bundle import TOKENIZER
 from store.codec import pack
@@ -101,13 +105,14 @@ def fill(store: TokenStore, bundle: Bundle, count: int, seed: int = SEED) -> Non
     """
     Add that many passages to a store through its own interface, without encoding each.
 
-    A few hundred passages are encoded; every other one is a variant of one of these: half of its words are others, as
-    many as before, so that text and bits still have the same tokens, and some bits of its code are turned over. Bits
-    and scales are the base passage's. So sizes, search index and the work of a question are those of real notes; what
-    is answered means nothing.
+    A few hundred passages are encoded, and kept as the bundle's own stores keep theirs; every other one is a variant of
+    one of these: half of its words are others, as many as before, so that text and bits still have the same tokens, and
+    some bits of its code are turned over. Bits and scales are the base passage's. So sizes, search index and the work
+    of a question are those of real notes; what is answered means nothing.
     """
     words = Words(seed)
-    base = [_Base(bundle, words) for _ in range(min(_BASE, count))]
+    compressor = Compressor(bundle, own_ratios(bundle.manifest))
+    base = [_Base(bundle, compressor, words) for _ in range(min(_BASE, count))]
     source = store.add_source("/made-up")
     made = _variants(words, base, bundle.manifest.code_bits)
     for number in range(-(-count // PASSAGES_PER_NOTE)):
@@ -121,13 +126,13 @@ def fill(store: TokenStore, bundle: Bundle, count: int, seed: int = SEED) -> Non
 class _Base:
     """A passage that was encoded, as words with the places where its sentences end."""
 
-    def __init__(self, bundle: Bundle, words: Words) -> None:
+    def __init__(self, bundle: Bundle, compressor: Compressor, words: Words) -> None:
         length = int(np.clip(words.random.lognormal(4.4, 0.5), 12, 120))
         self.words = words.draw(length)
         self.ends = np.zeros(length, dtype=bool)
         self.ends[np.cumsum(words.random.integers(6, 16, length // 6 + 1)).clip(max=length) - 1] = True
-        self.heading = f"{words.phrase(2)} > {words.phrase(2)}"
-        self.encoded = bundle.encode_passage(self.heading, self.text(self.words))
+        passage = Passage(0, 0, 1, f"{words.phrase(2)} > {words.phrase(2)}", self.text(self.words))
+        self.encoded = encode(bundle, passage, compressor)
         assert self.encoded.tokens == length + self.ends.sum(), "a word of the vocabulary is not one token"
 
     def text(self, words: npt.NDArray[np.str_]) -> str:
@@ -143,18 +148,8 @@ def _variants(words: Words, base: list[_Base], code_bits: int) -> Iterator[NewPa
             text = passage.text(np.where(changed, words.draw(len(passage.words)), passage.words))
             turned = pack(_CHANGED_BITS - words.random.random(code_bits, dtype=np.float32))
             code = np.frombuffer(passage.encoded.code, dtype=np.uint8) ^ turned
-            encoded = passage.encoded
-            yield NewPassage(
-                start=at,
-                end=at + len(text),
-                line=1 + at // 80,
-                page=None,
-                heading=passage.heading,
-                text=text,
-                tokens=encoded.tokens,
-                code=code.tobytes(),
-                bits=encoded.bits,
-                scale=encoded.scale,
+            yield replace(
+                passage.encoded, start=at, end=at + len(text), line=1 + at // 80, text=text, code=code.tobytes()
             )
             at += len(text) + 2
 
