@@ -189,8 +189,8 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked]) -> Iterator[Pa
     import torch
 
     from export.graphs import Table
+    from export.saved import load_reader
     from export.t5 import SplitT5
-    from export.train import load_reader
 
     torch_reader, reader = load_reader(run), GenerativeReader(bundle, 0.0)
     if not isinstance(torch_reader, SplitT5):

@@ -349,7 +349,7 @@ def write_checkpoint(folder: Path, full: Path, tokenizer: Path) -> None:
     """A full reader of our training as a checkpoint for transformers: the same weights by BERT's own names."""
     from transformers import BertForQuestionAnswering, BertTokenizerFast
 
-    from export.train import load_full
+    from export.saved import load_full
 
     reader = load_full(full)
     bert = BertForQuestionAnswering(reader.model_config)

@@ -56,8 +56,8 @@ from export.graphs import (
     vocabulary_tables,
 )
 from export.reader import SplitReader
+from export.saved import AnyReader, load_full, load_reader
 from export.t5 import FullT5, SplitT5
-from export.train import AnyReader, load_full, load_reader
 from store.bundle import (
     CROSS,
     DECODER,

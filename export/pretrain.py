@@ -37,8 +37,9 @@ from export.full import gather
 from export.graft import counterparts, grafted_t5, grafted_tokenizer
 from export.reader import load_bert
 from export.recipe import DataConfig, StepConfig
+from export.saved import check_files
+from export.step import Trainer, present
 from export.t5 import EOS, FullT5, model_type, without_dropout
-from export.train import Trainer, check_files, present
 from store.bundle import file_hash
 from store.errors import ExportError
 

@@ -17,7 +17,8 @@ from export.bundle import Calibration, make_bundle
 from export.graphs import LowerGraph, Table
 from export.reader import SplitConfig
 from export.recipe import StepConfig
-from export.train import load_full, load_reader, save_reader, train
+from export.saved import load_full, load_reader, save_reader
+from export.train import train
 from store.bundle import LOWER, SPAN, UPPER, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError

@@ -21,8 +21,8 @@ from app.places import Places
 from app.reader import Cancelled, PassageBits, open_reader
 from export.bundle import make_bundle
 from export.graphs import Table
+from export.saved import load_reader
 from export.t5 import SplitT5
-from export.train import load_reader
 from store.bundle import CROSS, DECODER, LOWER, UPPER, read_manifest
 from store.codec import token_arrays
 from store.errors import UsageError

@@ -15,17 +15,9 @@ from export.full import FullReader
 from export.losses import logit_distillation
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
-from export.train import (
-    Trainer,
-    agreed,
-    body_states,
-    load_full,
-    load_reader,
-    read_full,
-    read_split,
-    span_overlaps,
-    train,
-)
+from export.saved import load_full, load_reader
+from export.step import Trainer, body_states, read_full, read_split, span_overlaps
+from export.train import agreed, train
 from store.bundle import file_hash
 from store.errors import ExportError
 from store.runs import common_ids
@@ -246,7 +238,7 @@ def test_three_steps_lower_the_loss_through_the_bits(folder: Path, tmp_path: Pat
 
 def test_a_run_in_bfloat16_learns_as_well(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU, or a CPU with AMX, does by itself."""
-    monkeypatch.setattr("export.train._fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("export.step._fast_bfloat16", lambda device: True)
     data = [folder / "train.jsonl"]
     longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"pair_tokens": 4096})
     figures = train(folder / "bert", data, data, tmp_path / "run", longer, eval_every=60, save_every=60)

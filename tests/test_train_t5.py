@@ -9,8 +9,10 @@ import torch
 
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
 from export.losses import logit_distillation, recovery_loss, task_loss
+from export.saved import load_full, load_reader
+from export.step import Trainer, evaluate, read_split
 from export.t5 import FullT5, Generation, SplitT5, load_t5
-from export.train import Trainer, evaluate, load_full, load_reader, read_split, train
+from export.train import train
 from store.errors import ExportError
 from tests.test_t5 import one_batch
 from tests.tiny import T5_RECIPE, questions, t5_checkpoint
@@ -117,7 +119,7 @@ def test_dev_figures_do_not_hang_on_how_many_batches_there_are(
             made.append(batch)
             yield batch
 
-    monkeypatch.setattr("export.train.batches", small)
+    monkeypatch.setattr("export.step.batches", small)
     assert evaluate(reader, dev, True, cpu, common) == whole
     assert len(made) > 1
 
