@@ -275,10 +275,11 @@ class NeighbourBinarizer(ResidualBinarizer):
         weight, _ = _ridge(f, h)
         own, before, after = f.split(d, dim=1)
         values, axes = torch.linalg.eigh(own.T @ own / len(own))
-        root = axes * values.clamp(min=1e-9).sqrt()
+        length = values.clamp(min=1e-3 * float(values.mean()) + 1e-12).sqrt()  # few ids leave directions empty
+        root = axes * length
         found = torch.cat([weight[:, d : 2 * d], weight[:, 2 * d :]]) @ root  # (2 d, d): what each direction brings
         _, _, rows = torch.linalg.svd(found, full_matrices=False)
-        reduce = rows[:rank] @ (axes / values.clamp(min=1e-9).sqrt()).T
+        reduce = rows[:rank] @ (axes / length).T
         self.reduce.weight.copy_(reduce)
         weight, bias = _ridge(torch.cat([own, before @ reduce.T, after @ reduce.T], dim=1), h)
         self.predict.weight.copy_(weight[:, :d])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from app.assistant import Assistant
 from app.baselines import baseline
 from app.bundle import Bundle
+from app.compaction import compact
 from app.evaluation import Examination, load_questions
 from app.generative import MAX_ANSWER_TOKENS, GenerativeReader, locate
 from app.indexer import index
@@ -21,13 +24,15 @@ from app.places import Places
 from app.reader import Cancelled, PassageBits, open_reader
 from export.bundle import make_bundle
 from export.graphs import Table
-from export.saved import load_reader
+from export.recipe import make_recipe
+from export.saved import load_reader, save_reader
 from export.t5 import SplitT5
+from export.train import train
 from store.bundle import CROSS, DECODER, LOWER, UPPER, read_manifest
 from store.codec import token_arrays
 from store.errors import UsageError
 from tests.conftest import new_store
-from tests.tiny import CONTEXT
+from tests.tiny import CONTEXT, T5_RECIPE
 
 NOTES = {"heating.txt": CONTEXT, "staging.txt": "The staging database listens on port 5433."}
 
@@ -216,6 +221,39 @@ def test_notes_are_indexed_and_asked_with_it_as_with_any_bundle(assistant: Assis
     if answer.answer:
         (source,) = answer.sources
         assert source.path.endswith("staging.txt") and source.quote[slice(*source.marked)] == "5433"
+
+
+def test_states_can_come_back_from_their_neighbours_and_be_compacted_further(generative: Path, tmp_path: Path) -> None:
+    """Other bits than the paper's, common words without any: the same store, the same reader, the same compaction."""
+    data = [generative / "train.jsonl"]
+    recipe = make_recipe(json.loads((generative / "run" / "train.json").read_text())["recipe"], "tests", T5_RECIPE)
+    recipe = replace(
+        recipe,
+        split=replace(recipe.split, binarizer="context", bits=24),
+        binarized=replace(recipe.binarized, bare=1.0, head_lr=6e-4),
+    )
+    train(generative / "t5", data, data, tmp_path / "run", recipe, share=generative / "run", eval_every=1000)
+    assert (tmp_path / "run" / "decomposed").is_symlink()
+    reader, generator = load_reader(tmp_path / "run"), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for constant in reader.binarizer.parameters():  # so few words leave nothing to binarize
+            constant.add_(0.3 * constant.std() * torch.randn(constant.shape, generator=generator))
+    save_reader(reader, tmp_path / "run")
+    make_bundle(tmp_path / "run", tmp_path / "float32", precision="float32")
+    bundle = Bundle.open(tmp_path / "float32")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for name, text in NOTES.items():
+        (notes / name).write_text(text)
+    with new_store(tmp_path / "store.db", bundle) as store:
+        index(store, bundle, [notes])
+        before = store.counts()
+        assert before.compressed == before.stored_passages == 2
+        assistant = Assistant(store, bundle, open_reader(bundle))
+        assert assistant.ask("when was the boiler serviced?").answer == "4 march"
+        compact(store, bundle, 0.3)
+        assert store.counts().bits_bytes < before.bits_bytes
+        assert assistant.ask("when was the boiler serviced?").candidates
 
 
 def test_the_int8_bundle_is_checked_and_says_what_it_is(generative: Path, tmp_path: Path) -> None:
