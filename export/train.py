@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -118,9 +118,10 @@ def train(
 
     Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
     The full step starts from the checkpoint or, if given, from the full reader of the run `start_full`; the decomposed
-    step from the full reader or, if given, from the finished split reader of the run `start`; the binarized step goes
-    on, constants and all, from that of `start_binarized`, if given, in another order. The steps after the full one also
-    learn from the files `retrieved`, where the full reader agrees with their answers.
+    step from the full reader or, if given, from the finished split reader of the run `start`. Of a run
+    `start_binarized` the binarized step alone goes on, constants and all, taught by that run's other readers, on
+    whatever data. The steps after the full one also learn from the files `retrieved`, where the full reader agrees with
+    their answers.
 
     Returns:
         The dev figures of each step.
@@ -135,11 +136,14 @@ def train(
         check_split(model.config, recipe.split)
     else:
         _check_generative(model, recipe)
-    _check_teachers(recipe)
-    if retrieved and not (isinstance(model, BertModel) and recipe.full.steps):
+    out.mkdir(parents=True, exist_ok=True)
+    if start_binarized is not None:
+        recipe = _go_on(start_binarized, out, recipe)
+    has = {step for step in STEPS if recipe.step(step).steps or (out / step).is_symlink()}
+    _check_teachers(recipe, has)
+    if retrieved and not (isinstance(model, BertModel) and "full" in has):
         raise ExportError("the answers of --retrieved are noisy: only a BERT's full step can say which to learn from")
     torch.manual_seed(recipe.data.seed)
-    out.mkdir(parents=True, exist_ok=True)
     train_set = _passages(checkpoint, tuple(files), recipe.data.window)
     brief = any(recipe.step(step).short for step in STEPS)
     short_set = _passages(checkpoint, tuple(files), recipe.data.short_window) if brief else ()
@@ -159,9 +163,6 @@ def train(
     if retrieved:
         begun["retrieved"] = {path.name: file_hash(path) for path in retrieved}
     retrieved_set = _passages(checkpoint, tuple(retrieved), recipe.data.window) if retrieved else ()
-
-    if start_binarized is not None and load_reader(start_binarized).config != recipe.split:
-        raise ExportError(f"{start_binarized} has a reader of another shape: set the same [split]")
     gone_on = {} if start_binarized is None else {"start_binarized": file_hash(start_binarized / "reader.safetensors")}
 
     def made_from(step: str) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def train(
             folder.symlink_to((share / step).resolve())
         if not _finished(folder, recipe.upto(step), made_from(step)):
             folder.mkdir(exist_ok=True)
-            full = load_full(out / "full") if step != "full" and recipe.full.steps else None
+            full = load_full(out / "full") if step != "full" and "full" in has else None
             more = retrieved_set if step != "full" else ()
             if more:
                 assert isinstance(full, FullReader)
@@ -212,6 +213,19 @@ def train(
     return figures
 
 
+def _go_on(run: Path, out: Path, recipe: Recipe) -> Recipe:
+    """Let the run `out` have the readers of another run's first two steps; what is left to train by its recipe."""
+    if load_reader(run).config != recipe.split:
+        raise ExportError(f"{run} has a reader of another shape: set the same [split]")
+    for step in STEPS[:2]:
+        theirs, ours = (run / step).resolve(), out / step
+        if theirs.exists() and not ours.is_symlink() and not ours.exists():
+            ours.symlink_to(theirs)
+        if ours.exists() and ours.resolve() != theirs:
+            raise ExportError(f"{ours} is not of {run}: give another folder")
+    return replace(recipe, full=replace(recipe.full, steps=0), decomposed=replace(recipe.decomposed, steps=0))
+
+
 def _consistent(
     folder: Path, full: FullReader, passages: Sequence[Passage], key: dict[str, Any], device: torch.device
 ) -> list[Passage]:
@@ -234,12 +248,13 @@ def _consistent(
     return [passage for group in articles.values() if any(p.questions for p in group) for passage in group]
 
 
-def _check_teachers(recipe: Recipe) -> None:
+def _check_teachers(recipe: Recipe, has: Collection[str]) -> None:
+    """See that each step's teacher is among the readers that the run `has`."""
     for step in STEPS:
         config = recipe.step(step)
         if not config.steps:
             continue
-        if step == "binarized" and config.teacher == "decomposed" and not recipe.decomposed.steps:
+        if step == "binarized" and config.teacher == "decomposed" and "decomposed" not in has:
             raise ExportError(
                 "[binarized] learns from the decomposed reader, which [decomposed] steps = 0 leaves out: "
                 "set binarized.teacher='full'"

@@ -1,6 +1,7 @@
 """Data that lines up, a loss that is what it says, a run that goes on where it stopped."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -315,25 +316,35 @@ def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
 
 
 def test_the_binarized_step_can_go_on_from_another_runs_reader(folder: Path, tmp_path: Path, whole_run: Path) -> None:
+    """Constants and all, on other data, taught by that run's own readers."""
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(reversed((folder / "train.jsonl").read_text().splitlines(keepends=True))))
     data, seen = [folder / "train.jsonl"], []
-    still = recipe(full={"steps": 0}, decomposed={"steps": 0}, binarized={"steps": 1, "lr": 0.0, "head_lr": 0.0})
-    train(folder / "bert", data, data, tmp_path / "run", still, start_binarized=whole_run)
+    still = recipe(binarized={"steps": 1, "lr": 0.0, "head_lr": 0.0, "teacher": "decomposed", "share": 1.0})
+
+    def go_on(out: Path, settings: Recipe, start: Path | None) -> dict[str, Any]:
+        return train(folder / "bert", [other], data, out, settings, start_binarized=start)
+
+    assert list(go_on(tmp_path / "run", still, whole_run)) == ["binarized"]
     ours, theirs = load_reader(tmp_path / "run" / "binarized").state_dict(), load_reader(whole_run).state_dict()
     assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():  # its fitted constants too
+    for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
+    for step in ("full", "decomposed"):
+        assert (tmp_path / "run" / step).resolve() == (whole_run / step).resolve()
     for step in ("", "binarized/"):
         record = json.loads((tmp_path / "run" / step / "train.json").read_text())
         assert record["start_binarized"] == file_hash(whole_run / "reader.safetensors")
         seen.append((tmp_path / "run" / step / "train.json").stat().st_mtime_ns)
-    train(folder / "bert", data, data, tmp_path / "run", still, start_binarized=whole_run)
+    go_on(tmp_path / "run", still, whole_run)
     assert seen == [(tmp_path / "run" / step / "train.json").stat().st_mtime_ns for step in ("", "binarized/")]
-    for other in (None, tmp_path / "run"):  # from another reader, or anew: another run
-        with pytest.raises(ExportError, match="another recipe or data"):
-            train(folder / "bert", data, data, tmp_path / "run", still, start_binarized=other)
+    with pytest.raises(ExportError, match="another recipe or data"):  # from another reader
+        go_on(tmp_path / "run", still, tmp_path / "run")
     with pytest.raises(ExportError, match="reader of another shape"):
-        fewer = recipe(full={"steps": 0}, split={"bits": 8})
-        train(folder / "bert", data, data, tmp_path / "other", fewer, start_binarized=whole_run)
+        go_on(tmp_path / "fewer", recipe(split={"bits": 8}), whole_run)
+    shutil.copytree(whole_run, tmp_path / "copy")
+    with pytest.raises(ExportError, match="give another folder"):
+        go_on(tmp_path / "copy", still, whole_run)
 
 
 def test_the_decomposed_step_can_start_from_another_runs_reader(folder: Path, tmp_path: Path, whole_run: Path) -> None:
