@@ -27,7 +27,7 @@ def cli() -> None:
 @click.option("--share", type=_FILE, help="A run whose finished steps are used where the recipe is the same.")
 @click.option("--start-full", type=_FILE, help="A run whose full reader the full step starts from.")
 @click.option("--start", type=_FILE, help="A run whose split reader the decomposed step starts from.")
-@click.option("--start-binarized", type=_FILE, help="A run whose finished reader goes on with the binarized step alone.")
+@click.option("--start-binarized", type=_FILE, help="A run whose binarized step goes on, alone.")
 @click.option("--retrieved", type=_FILE, multiple=True, help="JSONL with noisy answers and hard_negatives; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--eval-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between dev figures.")
