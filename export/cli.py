@@ -27,7 +27,7 @@ def cli() -> None:
 @click.option("--share", type=_FILE, help="A run whose finished steps are used where the recipe is the same.")
 @click.option("--start-full", type=_FILE, help="A run whose full reader the full step starts from.")
 @click.option("--start", type=_FILE, help="A run whose split reader the decomposed step starts from.")
-@click.option("--start-binarized", type=_FILE, help="A run whose finished reader goes on with the binarized step alone.")
+@click.option("--start-binarized", type=_FILE, help="A run whose binarized step goes on, alone.")
 @click.option("--retrieved", type=_FILE, multiple=True, help="JSONL with noisy answers and hard_negatives; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--eval-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between dev figures.")
@@ -74,6 +74,21 @@ def train(
     )
     for step, dev in figures.items():
         click.echo(f"{out / step}: {dev}")
+
+
+@cli.command()
+@click.argument("out", type=_FILE)
+@click.option("--text", "files", type=_FILE, multiple=True, required=True, help="JSONL of articles; repeatable.")
+@click.option("--count", default=10_000, show_default=True, type=click.IntRange(1), help="Questions.")
+@click.option("--seed", default=0, show_default=True, help="Decides which articles are asked of.")
+def questions(out: Path, files: tuple[Path, ...], count: int, seed: int) -> None:
+    """Write questions into OUT that the first sentences of articles answer: what is X, when was X born, where is X.
+
+    Example: btr-export questions definitions.jsonl --text simplewiki.jsonl.gz
+    """
+    from export.synthesis import write_questions
+
+    click.echo(f"{out}: {write_questions(files, out, count, seed):,} questions")
 
 
 @cli.command()
