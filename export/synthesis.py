@@ -120,10 +120,11 @@ def rows(files: Sequence[Path], count: int, seed: int) -> list[dict[str, Any]]:
     articles = list(read_texts(files))
     chance.shuffle(articles)
     made: list[list[Made]] = []
-    while articles and sum(map(len, made)) < count:
+    while articles and count > 0:
         found = list(questions_of(*articles.pop(), chance))
         if found:
             made.append(found)
+            count -= len(found)
     found_rows = []
     for group, (other, *_) in zip(made, made[1:] + made[:1], strict=True):
         for one in group:
