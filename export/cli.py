@@ -78,6 +78,21 @@ def train(
 
 @cli.command()
 @click.argument("out", type=_FILE)
+@click.option("--text", "files", type=_FILE, multiple=True, required=True, help="JSONL of articles; repeatable.")
+@click.option("--count", default=10_000, show_default=True, type=click.IntRange(1), help="Questions.")
+@click.option("--seed", default=0, show_default=True, help="Decides which articles are asked of.")
+def questions(out: Path, files: tuple[Path, ...], count: int, seed: int) -> None:
+    """Write questions into OUT that the first sentences of articles answer: what is X, when was X born, where is X.
+
+    Example: btr-export questions definitions.jsonl --text simplewiki.jsonl.gz
+    """
+    from export.synthesis import write_questions
+
+    click.echo(f"{out}: {write_questions(files, out, count, seed):,} questions")
+
+
+@cli.command()
+@click.argument("out", type=_FILE)
 @click.option("--text", "files", type=_FILE, multiple=True, required=True, help="JSONL of texts; repeatable.")
 @click.option("--steps", default=20_000, show_default=True, type=click.IntRange(1))
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1), help="Windows a step.")

@@ -135,6 +135,30 @@ def _checked(row: Any) -> dict[str, Any]:
     return row
 
 
+def read_texts(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """
+    Title and text of every row of JSONL files, gzipped or not, that is not the text before it.
+
+    Raises:
+        ExportError: If a file is missing, damaged, or holds a row without text.
+    """
+    for path in paths:
+        opener = gzip.open if path.suffix == ".gz" else open
+        before = None
+        try:
+            with opener(path, "rt", encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=1):
+                    row = json.loads(line)
+                    text = row.get("text", row.get("context"))
+                    if not isinstance(text, str):
+                        raise ExportError(f"{path}:{number} has neither text nor context: correct it")
+                    if text != before:  # questions on one context stand next to each other
+                        yield str(row.get("title") or ""), text
+                    before = text
+        except (ValueError, OSError, EOFError, zlib.error, AttributeError) as error:
+            raise ExportError(f"{path} cannot be read ({error}): give a whole JSONL file of texts") from error
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """A checkpoint's tokenizer, without the truncation and padding that published ones come with."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

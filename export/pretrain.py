@@ -14,10 +14,8 @@ where it was.
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice, pairwise
@@ -32,7 +30,7 @@ from torch.nn.functional import cosine_similarity
 from tqdm import tqdm
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
-from export.data import load_tokenizer, pad
+from export.data import load_tokenizer, pad, read_texts
 from export.full import gather
 from export.graft import counterparts, grafted_t5, grafted_tokenizer
 from export.reader import load_bert
@@ -339,25 +337,6 @@ def _present(path: Path) -> Path:
     return path
 
 
-def _texts(files: Sequence[Path]) -> Iterator[str]:
-    """Every different text of JSONL files, gzipped or not."""
-    for path in files:
-        opener = gzip.open if path.suffix == ".gz" else open
-        before = None
-        try:
-            with opener(path, "rt", encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    row = json.loads(line)
-                    text = row.get("text", row.get("context"))
-                    if not isinstance(text, str):
-                        raise ExportError(f"{path}:{number} has neither text nor context: correct it")
-                    if text != before:  # questions on one context stand next to each other
-                        yield text
-                    before = text
-        except (ValueError, OSError, EOFError, zlib.error, AttributeError) as error:
-            raise ExportError(f"{path} cannot be read ({error}): give a whole JSONL file of texts") from error
-
-
 def _tokenizer(files: Sequence[Path], path: Path, vocabulary: int, like: Path | None) -> Tokenizer:
     """The tokenizer kept at a path, or that of the BERT in a folder, or one learnt from the texts."""
     if path.is_file():
@@ -372,7 +351,7 @@ def _tokenizer(files: Sequence[Path], path: Path, vocabulary: int, like: Path | 
     tokenizer.decoder = decoders.Metaspace()
     special = ["<pad>", "</s>", "<unk>", *SENTINELS]
     trainer = trainers.UnigramTrainer(vocab_size=vocabulary, special_tokens=special, unk_token="<unk>")
-    tokenizer.train_from_iterator(islice(_texts(files), _TOKENIZER_TEXTS), trainer)
+    tokenizer.train_from_iterator(islice((text for _, text in read_texts(files)), _TOKENIZER_TEXTS), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS)])
     tokenizer.save(str(path))
     return tokenizer
@@ -382,7 +361,7 @@ def _tokens(files: Sequence[Path], tokenizer: Tokenizer, path: Path) -> np.ndarr
     """All texts as ids, one after another, each ending with </s>; kept at a path."""
     if path.is_file():
         return np.load(path, mmap_mode="r")
-    texts, parts = iter(tqdm(_texts(files), unit="text", desc="tokenize", disable=None)), []
+    texts, parts = (text for _, text in tqdm(read_texts(files), unit="text", desc="tokenize", disable=None)), []
     while chunk := list(islice(texts, _TOKENIZED_AT_ONCE)):
         encoded = tokenizer.encode_batch(chunk)
         parts.append(np.concatenate([np.array(one.ids, dtype=np.int32) for one in encoded]))
