@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion
 from app.generative import GenerativeReader
-from app.reader import PassageBits, Reader, Span, best_first, each_passage, ignore, never, spans_of
+from app.reader import PassageBits, Reader, Span, best_first, each_passage, ignore, never, span_of
 from store.bundle import FULL, FULL_CROSS, FULL_DECODER, SPLIT_CROSS, SPLIT_DECODER, SPLIT_LOWER, SPLIT_UPPER
 from store.codec import Floats
 from store.errors import ModelError
@@ -46,16 +46,16 @@ class TextReader:
         cancelled: Callable[[], bool] = never,
         told: Callable[[str], None] = ignore,
     ) -> list[Span]:
-        """A span of each passage, best first; raises `Cancelled`."""
+        """The best span of each passage, best first; raises `Cancelled`."""
         prepared = self.prepare(question)
 
-        def one(index: int) -> list[Span]:
+        def one(index: int) -> Span:
             passage = passages[index]
             tokens = self.bundle.tokenize(passage.text)
             start, end = self.logits(prepared, passage, tokens.ids)
-            return spans_of(index, passage, tokens.offsets, start, end)
+            return span_of(index, passage, tokens.offsets, start, end)
 
-        return best_first(each_passage(self.bundle, passages, range(len(passages)), one, cancelled), passages)
+        return best_first(each_passage(self.bundle, passages, range(len(passages)), one, cancelled))
 
 
 class FullReader(TextReader):

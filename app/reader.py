@@ -37,10 +37,6 @@ SURVEYED = 6
 HOPE = 6.0
 """What the early span head finds in one passage of fourteen. One that would fall short with it is not read: on 489
 validation questions over 1,590 contexts 9.0 passages are, for 20, at the price of no answer."""
-SPANS = 4
-"""Spans of a passage that can be its answer."""
-AGREEMENT = 2.0
-"""Temperature at which spans that read alike add up: what several places say is likelier than what one of them does."""
 _BLOCK_END = re.compile(r"\n[ \t\r]*\n|\n(?=[ \t]*(?:[-*+>|]|#{1,6}|\d+[.)])[ \t])")
 
 
@@ -145,7 +141,7 @@ class ExtractiveReader:
         cancelled: Callable[[], bool] = never,
         told: Callable[[str], None] = ignore,
     ) -> list[Span]:
-        """A span of each finished passage, best first; raises `Cancelled`."""
+        """The best span of each finished passage, best first; raises `Cancelled`."""
         surveyed: dict[int, Survey] = {}
         promise: dict[int, float] = {}
         offsets: dict[int, Sequence[tuple[int, int]]] = {}
@@ -157,9 +153,9 @@ class ExtractiveReader:
             surveyed[index] = self._bundle.survey(question, tokens.ids, passage.bits, passage.scale)
             promise[index] = surveyed[index].relevance + passage.prior
 
-        def finish(index: int) -> list[Span]:
+        def finish(index: int) -> Span:
             start, end = self._bundle.span_logits(question, surveyed[index])
-            return spans_of(index, passages[index], offsets[index], start, end)
+            return span_of(index, passages[index], offsets[index], start, end)
 
         order = sorted(range(len(passages)), key=lambda index: (-passages[index].prior, index))
         each_passage(self._bundle, passages, order[:SURVEYED], survey, cancelled)
@@ -169,7 +165,7 @@ class ExtractiveReader:
         best = sorted(promise, key=lambda index: (-promise[index], index))[: self._finished]
         least = promise[best[0]] - self._margin if best else 0.0
         chosen = best[:ALTERNATIVES] + [index for index in best[ALTERNATIVES:] if promise[index] >= least]
-        return best_first(each_passage(self._bundle, passages, chosen, finish, cancelled), passages)
+        return best_first(each_passage(self._bundle, passages, chosen, finish, cancelled))
 
 
 def open_reader(
@@ -219,55 +215,33 @@ def each_passage(
         return list(pool.map(unless_cancelled, sorted(chosen, key=lambda index: -len(passages[index].scale))))
 
 
-def spans_of(
-    index: int, passage: PassageBits, offsets: Sequence[tuple[int, int]], start: Floats, end: Floats
-) -> list[Span]:
-    """The best spans of a passage, with the character ranges of its tokens (n,), by its logits (n,) and its prior."""
-    spans: dict[tuple[int, int], Span] = {}
-    for first, last, score in best_spans(start, end, blocks(passage.text, offsets)):
-        place = whole_words(passage.text, offsets[first][0], offsets[last][1])
-        spans.setdefault(place, Span(index, *place, score + passage.prior))  # pieces of one word are one span
-    return list(spans.values())
+def span_of(index: int, passage: PassageBits, offsets: Sequence[tuple[int, int]], start: Floats, end: Floats) -> Span:
+    """The best span of a passage, with the character ranges of its tokens (n,), by its logits (n,) and its prior."""
+    first, last, score = best_span(start, end, blocks(passage.text, offsets))
+    a, b = whole_words(passage.text, offsets[first][0], offsets[last][1])
+    return Span(index, a, b, score + passage.prior)
 
 
-def best_first(found: Iterable[Sequence[Span]], passages: Sequence[PassageBits]) -> list[Span]:
+def best_first(spans: Iterable[Span]) -> list[Span]:
+    """Spans by score; of equal ones the earlier passage's first."""
+    return sorted(spans, key=lambda span: (-span.score, span.passage))
+
+
+def best_span(
+    start: Floats, end: Floats, block: npt.NDArray[np.int64] | None = None, longest: int = MAX_ANSWER_TOKENS
+) -> tuple[int, int, float]:
     """
-    One of the spans found in each passage, best first: by all that speaks for its answer, in whatever place.
-
-    Of spans that read alike the better one is first, of equal ones the earlier passage's.
-    """
-    read = [[(span.answer(passages[span.passage].text).casefold(), span) for span in spans] for spans in found]
-    best = max((span.score for spans in read for _, span in spans), default=0.0)
-    weights: dict[str, float] = {}
-    for spans in read:
-        for answer, span in spans:
-            weights[answer] = weights.get(answer, 0.0) + math.exp((span.score - best) / AGREEMENT)
-
-    def rank(one: tuple[str, Span]) -> tuple[float, float, int]:
-        return -weights[one[0]], -one[1].score, one[1].passage
-
-    return [span for _, span in sorted((min(spans, key=rank) for spans in read), key=rank)]
-
-
-def best_spans(
-    start: Floats,
-    end: Floats,
-    block: npt.NDArray[np.int64] | None = None,
-    longest: int = MAX_ANSWER_TOKENS,
-    count: int = SPANS,
-) -> list[tuple[int, int, float]]:
-    """
-    Start and end logits (n,) -> first and last token of the best spans, and their scores; of equal ones the first.
+    Start and end logits (n,) -> first and last token of the best span, and its score.
 
     A span has at most `longest` tokens and, where `block` (n,) is given, does not leave its block.
     """
+    scores = start[:, None] + end[None, :]
     allowed = _spans(len(start), longest)
     if block is not None:
         allowed = allowed & (block[:, None] == block[None, :])
-    first, last = np.nonzero(allowed)
-    scores = start[first] + end[last]
-    best = np.argsort(-scores, kind="stable")[:count]
-    return [(int(first[at]), int(last[at]), float(scores[at])) for at in best]
+    scores = np.where(allowed, scores, -np.inf)
+    first, last = divmod(int(scores.argmax()), len(start))
+    return first, last, float(scores[first, last])
 
 
 @lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from app.bundle import Bundle, EncodedQuestion, Survey
 from app.documents import Document
 from app.indexer import encode
 from app.passages import PassageSplitter
-from app.reader import HOPE, Cancelled, ExtractiveReader, PassageBits, Span, best_first, best_spans, blocks, whole_words
+from app.reader import HOPE, Cancelled, ExtractiveReader, PassageBits, best_span, blocks, whole_words
 from store.codec import Bits, token_arrays
 
 Halves = npt.NDArray[np.float16]
@@ -36,29 +36,17 @@ def passage(bundle: Bundle, text: str) -> PassageBits:
 
 @settings(deadline=None)
 @given(LOGITS, st.data(), st.integers(1, 12))
-def test_the_best_spans_are_those_of_the_definition(start: np.ndarray, data: st.DataObject, longest: int) -> None:
+def test_the_best_span_is_that_of_the_definition(start: np.ndarray, data: st.DataObject, longest: int) -> None:
     end = data.draw(hnp.arrays(np.float32, len(start), elements=st.integers(-20, 20).map(float)))
+    first, last, score = best_span(start, end, longest=longest)
     n = len(start)
-    spans = [(i, j, float(start[i] + end[j])) for i in range(n) for j in range(i, min(n, i + longest))]
-    assert best_spans(start, end, longest=longest, count=3) == sorted(spans, key=lambda span: -span[2])[:3]
+    assert score == max(start[i] + end[j] for i in range(n) for j in range(i, min(n, i + longest)))
+    assert score == start[first] + end[last]
+    assert first <= last < first + longest
 
 
 def test_the_first_of_equal_spans_wins() -> None:
-    assert best_spans(np.zeros(5, np.float32), np.zeros(5, np.float32))[0] == (0, 0, 0.0)
-
-
-def test_what_several_places_say_counts_in_all_of_them() -> None:
-    texts = ("on 4 March or 9 June", "the 4 march was cold", "in May")
-    passages = [PassageBits(text, np.zeros((0, 1), np.uint8), np.zeros(0, np.float16)) for text in texts]
-
-    def span(index: int, answer: str, score: float) -> Span:
-        at = texts[index].index(answer)
-        return Span(index, at, at + len(answer), score)
-
-    found = [[span(0, "9 June", 4.1), span(0, "4 March", 4.0)], [span(1, "4 march", 3.0)], [span(2, "May", 4.2)]]
-    assert [one.answer(texts[one.passage]) for one in best_first(found, passages)] == ["4 March", "4 march", "May"]
-    assert [one.score for one in best_first(found[:1], passages)] == [4.1]
-    assert best_first([], passages) == []
+    assert best_span(np.zeros(5, np.float32), np.zeros(5, np.float32)) == (0, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +176,8 @@ def test_reading_stops_when_it_is_cancelled(bundle: Bundle) -> None:
 
 def test_a_span_does_not_leave_its_block() -> None:
     start, end = np.array([5.0, 0, 0, 1], dtype=np.float32), np.array([0, 0, 0, 5.0], dtype=np.float32)
-    assert best_spans(start, end)[0][:2] == (0, 3)
-    inside = best_spans(start, end, np.array([0, 0, 1, 1]))
-    assert inside[0][:2] == (3, 3)
-    assert (0, 3) not in [(first, last) for first, last, _ in inside]
+    assert best_span(start, end)[:2] == (0, 3)
+    assert best_span(start, end, np.array([0, 0, 1, 1]))[:2] == (3, 3)
 
 
 def test_blocks_are_paragraphs_items_rows_and_headings() -> None:
