@@ -150,7 +150,7 @@ def make_bundle(
     trained = json.loads((run / "train.json").read_text())
     if "binarized" not in trained["dev"] or not (run / "tokenizer.json").is_file():
         raise ExportError(f"{run} is not a whole run with a binarized step: give the folder that btr-export train made")
-    if baselines and not {"full", "decomposed"} <= set(trained["dev"]):
+    if baselines and not all((run / step / "train.json").is_file() for step in ("full", "decomposed")):
         raise ExportError(f"{run} has no full or no decomposed step to compare with: leave out --with-baselines")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

@@ -19,7 +19,7 @@ from export.reader import SplitConfig
 from export.recipe import StepConfig
 from export.saved import load_full, load_reader, save_reader
 from export.train import train
-from store.bundle import LOWER, SPAN, UPPER, read_manifest, verify
+from store.bundle import FULL, LOWER, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError
 from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
@@ -161,6 +161,18 @@ def test_variants_without_ids_export_without_a_base_table(
     question = bundle.encode_question("which port?")
     start, _ = bundle.span_logits(question, bundle.survey(question, bundle.tokenize(CONTEXT).ids, bits, scale))
     assert np.isfinite(start).all()
+
+
+def test_a_run_that_goes_on_has_the_baselines_of_the_one_before(run: Path, tmp_path: Path) -> None:
+    data = [run.parent / "train.jsonl"]
+    recipe = replace(RECIPE, binarized=replace(RECIPE.binarized, steps=1))
+    train(run.parent / "bert", data, data, tmp_path / "run", recipe, start_binarized=run)
+    manifest = make_bundle(tmp_path / "run", tmp_path / "both", precision="float32", baselines=True)
+    assert {FULL, SPLIT_LOWER, SPLIT_UPPER} <= set(manifest.files)
+    (tmp_path / "run" / "decomposed").unlink()
+    with pytest.raises(ExportError, match="no full or no decomposed step to compare with"):
+        make_bundle(tmp_path / "run", tmp_path / "none", baselines=True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("kind", ["neighbours", "context"])
