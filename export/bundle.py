@@ -56,6 +56,7 @@ from export.graphs import (
     vocabulary_tables,
 )
 from export.reader import SplitReader
+from export.recipe import STARTS
 from export.saved import AnyReader, load_full, load_reader
 from export.t5 import FullT5, SplitT5
 from store.bundle import (
@@ -440,6 +441,7 @@ def _manifest(
             "checkpoint": trained["checkpoint"],
             "checkpoint_sha256": trained["sha256"],
             "data": trained["data"],
+            **{name: trained[name] for name in STARTS if name in trained},
             "recipe": trained["recipe"],
             "dev": trained["dev"],
         },

@@ -24,6 +24,8 @@ from export.reader import SplitConfig
 from store.errors import ExportError
 
 STEPS = ("full", "decomposed", "binarized")
+STARTS = ("start_full", "start", "start_binarized", "retrieved")
+"""What a run's record says it had besides checkpoint and data: readers that steps start from, and more data."""
 _RANGES = {
     "split_layer": (1, math.inf),
     "upper_layers": (1, math.inf),

@@ -29,7 +29,7 @@ from transformers import BertModel, T5ForConditionalGeneration
 from export.data import Passage, batches, load_passages, load_tokenizer
 from export.full import FullReader
 from export.reader import SplitConfig, SplitReader, check_split
-from export.recipe import STEPS, Recipe
+from export.recipe import STARTS, STEPS, Recipe
 from export.retrieval import SentenceTeacher, train_retrieval
 from export.saved import AnyReader, check_files, load_checkpoint, load_full, load_reader, save_reader, split_reader
 from export.step import Trainer, present, read_full, span_overlaps, to_device
@@ -38,7 +38,7 @@ from store.bundle import file_hash
 from store.errors import ExportError
 from store.runs import common_ids
 
-_INPUTS = ("checkpoint", "sha256", "data", "start_full", "start", "start_binarized", "retrieved")
+_INPUTS = ("checkpoint", "sha256", "data", *STARTS)
 """What a step is made from, besides its recipe."""
 
 AGREED = 0.5

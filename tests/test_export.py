@@ -19,7 +19,7 @@ from export.reader import SplitConfig
 from export.recipe import StepConfig
 from export.saved import load_full, load_reader, save_reader
 from export.train import train
-from store.bundle import FULL, LOWER, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, read_manifest, verify
+from store.bundle import FULL, LOWER, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, file_hash, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError
 from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
@@ -169,6 +169,7 @@ def test_a_run_that_goes_on_has_the_baselines_of_the_one_before(run: Path, tmp_p
     train(run.parent / "bert", data, data, tmp_path / "run", recipe, start_binarized=run)
     manifest = make_bundle(tmp_path / "run", tmp_path / "both", precision="float32", baselines=True)
     assert {FULL, SPLIT_LOWER, SPLIT_UPPER} <= set(manifest.files)
+    assert manifest.provenance["start_binarized"] == file_hash(run / "reader.safetensors")
     (tmp_path / "run" / "decomposed").unlink()
     with pytest.raises(ExportError, match="no full or no decomposed step to compare with"):
         make_bundle(tmp_path / "run", tmp_path / "none", baselines=True)
