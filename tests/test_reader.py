@@ -142,9 +142,9 @@ def test_passages_that_retrieval_puts_last_are_read_if_they_could_still_win(
     early = [survey(bundle, question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs]
     monkeypatch.setattr(Bundle, "survey", watched)
     monkeypatch.setattr("app.reader.SURVEYED", 2)
-    reader = ExtractiveReader(bundle, margin=5.0)
     best = max(early[2] - 1, early[4])  # of the two that retrieval puts first
-    for prior, count in ((best - 5 - HOPE - 0.01, 2), (best - 5 - HOPE + 0.01, 6), (-1.0, 6)):
+    reader = ExtractiveReader(bundle, margin=best + 5)
+    for prior, count in ((-5 - HOPE - 0.01, 2), (-5 - HOPE + 0.01, 6), (-1.0, 6)):
         read.clear()
         first = {2: replace(inputs[2], prior=-1.0), 4: inputs[4]}
         asked = [first.get(i, replace(one, prior=prior)) for i, one in enumerate(inputs)]
