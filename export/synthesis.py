@@ -27,6 +27,7 @@ LONGEST = 110
 SHORT, LONG = 14, 18
 """Words of a clause that answers as a whole, and of an answer."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
+_SAID = re.compile(r"(?P<aside>\s*\([^)]*\))?,?(?: [^.()]{0,40},)? (?P<verb>is|are|was|were|means) ")
 _DATE = r"(?:[A-Z][a-z]+\s\d{1,2},\s\d{4}|\d{1,2}\s[A-Z][a-z]+\s\d{4}|\d{4})"
 _BORN = re.compile(rf"\bborn\s(?:[^()\d]*?\s)?({_DATE})")
 _LIVED = re.compile(rf"({_DATE})[^()–—-]{{0,40}}[–—-]\s?[^()\d–—-]{{0,20}}?({_DATE})")
@@ -57,15 +58,14 @@ class Made:
     end: int
 
 
-def questions_of(title: str, text: str, random: random.Random) -> Iterator[Made]:
+def questions_of(title: str, text: str, chance: random.Random) -> Iterator[Made]:
     """Questions that the first sentences of an article answer."""
     name = re.sub(r"\s*\(.*\)$", "", title).strip()
     context = _context(text)
     subject = re.match(rf"(?:(?P<article>The|An?) )?{re.escape(name)}\b", context, re.IGNORECASE)
     if not name or not subject:
         return
-    said = re.compile(r"(?P<aside>\s*\([^)]*\))?,?(?: [^.()]{0,40},)? (?P<verb>is|are|was|were|means) ")
-    found = said.match(context, subject.end())
+    found = _SAID.match(context, subject.end())
     if not found:
         return
     asked = f"{subject['article'].lower()} {name}" if subject["article"] else name
@@ -75,18 +75,18 @@ def questions_of(title: str, text: str, random: random.Random) -> Iterator[Made]
     born, lived = _BORN.search(aside), _LIVED.search(aside)
     place = _PLACE.match(context, at)
     kind = "who" if born or lived else "where" if place else "what"
-    if random.random() >= _WANTED.get(kind, 1.0):
+    if chance.random() >= _WANTED.get(kind, 1.0):
         return
     what = _definition(context, at, whole=kind == "what")
     if what:
         ask = ("who {verb} {subject}?",) if kind == "who" else _WHAT + (_MEANS if asked == asked.lower() else ())
-        question = random.choice(_MEANS if verb == "means" else ask).format(verb=verb, subject=asked, name=name)
+        question = chance.choice(_MEANS if verb == "means" else ask).format(verb=verb, subject=asked, name=name)
         yield Made(title, context, question, at, at + len(what))
     offset = found.start("aside")
     if born:
         yield Made(title, context, f"when was {asked} born?", offset + born.start(1), offset + born.end(1))
     elif lived:
-        question, group = random.choice([(f"when was {asked} born?", 1), (f"when did {asked} die?", 2)])
+        question, group = chance.choice([(f"when was {asked} born?", 1), (f"when did {asked} die?", 2)])
         yield Made(title, context, question, offset + lived.start(group), offset + lived.end(group))
     if place and len(place[1].split()) <= 8:
         yield Made(title, context, f"where {'are' if verb in ('are', 'were') else 'is'} {asked}?", *place.span(1))
@@ -129,10 +129,10 @@ def rows(files: Sequence[Path], count: int, seed: int) -> list[dict[str, Any]]:
     for group, (other, *_) in zip(made, made[1:] + made[:1], strict=True):
         for one in group:
             answer = {"text": one.context[one.start : one.end], "answer_start": one.start}
-            negative = {"title": other.title, "text": other.context}
+            negatives = [{"title": other.title, "text": other.context}] if other.title != one.title else []
             found_rows.append(
                 {"title": one.title, "context": one.context, "question": one.question, "answers": [answer]}
-                | {"hard_negatives": [negative]}
+                | {"hard_negatives": negatives}
             )
     return found_rows
 
