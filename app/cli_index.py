@@ -380,7 +380,7 @@ def watch(places: Places, every: float, debounce: float, as_json: bool) -> None:
     from functools import partial
 
     from app.bundle import Bundle
-    from app.watch import Watch, file_events
+    from app.watch import Watch, file_events, heeding_interrupts
 
     bundle = Bundle.open(places.bundle, places.device)
     tell = _print_change if as_json else None
@@ -389,7 +389,8 @@ def watch(places: Places, every: float, debounce: float, as_json: bool) -> None:
     if not roots:
         raise UsageError(_NO_FOLDER)
     click.echo(f"watching {', '.join(short(root) for root in roots)}: Ctrl-C ends", err=True)
-    watching.run(partial(file_events, debounce=debounce))
+    with heeding_interrupts() as heeded:
+        watching.run(lambda roots: heeded(file_events(roots, debounce)))
 
 
 def _print_change(change: Change) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from app.bundle import Bundle
 from app.indexer import writer_lock, writing
-from app.watch import Watch, file_events, matters
+from app.watch import Watch, file_events, heeding_interrupts, matters
 from store.tokens import TokenStore
 from tests.conftest import new_store, run_index
 from tests.test_indexer import write
@@ -223,3 +223,20 @@ def test_a_process_follows_a_folder_until_it_is_interrupted(notes: Path, home: P
     assert running.returncode == 130
     assert err.endswith("btr-assistant: interrupted\n")
     assert "Traceback" not in err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_still_ends_the_watch() -> None:
+    class Dropped:
+        """What is raised while it is collected goes nowhere, as in the callback of a weak reference."""
+
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before, seen = signal.getsignal(signal.SIGINT), []
+    with pytest.raises(KeyboardInterrupt), heeding_interrupts() as heeded:
+        for paths in heeded([{"a"}, {"b"}, {"c"}]):
+            seen.append(paths)
+            Dropped()
+    assert seen == [{"a"}]
+    assert signal.getsignal(signal.SIGINT) is before
