@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from tokenizers import Tokenizer
@@ -103,10 +103,9 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
     for path in paths:
         if not path.is_file():
             raise ExportError(f"{path} does not exist: give a JSONL file of questions")
-        opener = gzip.open if path.suffix == ".gz" else open
         number = 0
         try:
-            with opener(path, "rt", encoding="utf-8") as lines:
+            with _lines(path) as lines:
                 for line in lines:
                     number += 1
                     if line.strip():
@@ -120,6 +119,11 @@ def read_rows(paths: Sequence[Path]) -> Iterator[dict]:
             ) from error
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise ExportError(f"{path} cannot be read after line {number} ({error}): give a whole file") from error
+
+
+def _lines(path: Path) -> TextIO:
+    """The lines of a file, gzipped or not."""
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
 
 
 def _checked(row: Any) -> dict[str, Any]:
@@ -143,10 +147,9 @@ def read_texts(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
         ExportError: If a file is missing, damaged, or holds a row without text.
     """
     for path in paths:
-        opener = gzip.open if path.suffix == ".gz" else open
         before = None
         try:
-            with opener(path, "rt", encoding="utf-8") as lines:
+            with _lines(path) as lines:
                 for number, line in enumerate(lines, start=1):
                     row = json.loads(line)
                     text = row.get("text", row.get("context"))

@@ -40,7 +40,6 @@ from store.runs import common_ids
 
 _INPUTS = ("checkpoint", "sha256", "data", *STARTS)
 """What a step is made from, besides its recipe."""
-
 AGREED = 0.5
 """Token-level F1 from which the full reader agrees with a noisy answer."""
 

@@ -78,7 +78,7 @@ def test_pictures_are_shown_and_need_nothing_from_the_web() -> None:
 def test_a_picture_is_of_the_real_program() -> None:
     with desk() as folder:
         text = asyncio.run(take(folder, "chat")).replace("&#160;", " ")
-    for words in ("14 March 2024", "read as", "notes/house/heating.md:8", "likely", "6 notes"):
+    for words in ("14 March 2024", "read as", "notes/house/heating.md:8", ">likely ▰▰▰▰▱", "6 notes"):
         assert words in text
     kept = (ROOT / "docs" / "chat.svg").read_text(encoding="utf-8").replace("&#160;", " ")
     facts = re.compile(r" · [\d,]+ ms")  # how long it took is another each time
