@@ -7,7 +7,7 @@ Studies: the same data, the same budget, one thing different; each prints one ta
 
 Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` has finished by the same
 recipe, from the same --start-full, --start and --retrieved, are taken from it. Figures are `train.json`'s: token-level
-exact match and F1 in torch, given the passage, on 200 held-out passages. They steer; what is reported of the program
+exact match and F1 in torch, given the passage, on 500 held-out passages. They steer; what is reported of the program
 comes from `btr-assistant eval`.
 
 With `--notes` and `--questions` every variant is also exported, indexes the notes and answers every n-th of the
@@ -157,6 +157,8 @@ def main() -> None:
                 options.start_full,
                 options.start,
                 retrieved=options.retrieved,
+                dev_passages=500,
+                eval_every=10_000,
             )
             shown += [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
                       ("full", "decomposed", "binarized")]  # fmt: skip

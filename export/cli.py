@@ -25,12 +25,17 @@ def cli() -> None:
 @click.option("--recipe", "recipe_file", type=_FILE, help="TOML with a table per step; without it, the defaults.")
 @click.option("--set", "settings", multiple=True, metavar="TABLE.NAME=VALUE", help="One setting of the recipe.")
 @click.option("--share", type=_FILE, help="A run whose finished steps are used where the recipe is the same.")
-@click.option("--start-full", type=_FILE, help="A run whose full reader the full step starts from.")
+@click.option(
+    "--start-full", type=_FILE, help="A run whose full reader, or split one's layers, the full step starts from."
+)
 @click.option("--start", type=_FILE, help="A run whose split reader the decomposed step starts from.")
-@click.option("--start-binarized", type=_FILE, help="A run whose binarized step goes on, alone.")
+@click.option("--start-binarized", type=_FILE, help="A run whose binarized step goes on, alone if it has the others.")
 @click.option("--retrieved", type=_FILE, multiple=True, help="JSONL with noisy answers and hard_negatives; repeatable.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--eval-every", default=200, show_default=True, type=click.IntRange(1), help="Steps between dev figures.")
+@click.option(
+    "--dev-passages", default=200, show_default=True, type=click.IntRange(1), help="Passages that they are of."
+)
 @click.option("--save-every", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints.")
 def train(
     checkpoint: Path,
@@ -46,6 +51,7 @@ def train(
     retrieved: tuple[Path, ...],
     device: str,
     eval_every: int,
+    dev_passages: int,
     save_every: int,
 ) -> None:
     """Train a reader from CHECKPOINT (a folder) into the run folder OUT in three steps; go on if OUT was stopped.
@@ -69,6 +75,7 @@ def train(
         start,
         start_binarized,
         retrieved,
+        dev_passages=dev_passages,
         eval_every=eval_every,
         save_every=save_every,
     )
@@ -171,6 +178,23 @@ def bundle(
 
     manifest = make_bundle(run, out, name, precision, with_baselines, Calibration(*calibration))
     click.echo(f"{out}: {manifest.fingerprint}, {manifest.measured}")
+
+
+@cli.command()
+@click.argument("bundle", type=_FILE)
+@click.argument("checkpoint", type=_FILE)
+@click.argument("out", type=_FILE)
+def unpack(bundle: Path, checkpoint: Path, out: Path) -> None:
+    """Read the weights of BUNDLE, made from CHECKPOINT, back into the run folder OUT, for training to start from.
+
+    Example: btr-export unpack my-bundle/ all-MiniLM-L6-v2/ runs/unpacked
+    """
+    from export.unpack import unpack as run
+
+    manifest = run(bundle, checkpoint, out)
+    click.echo(
+        f"{out}: {manifest.name}, {manifest.fingerprint}; give it to --start-full, --start and --start-binarized"
+    )
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from export.reader import Reading, relative_logits, run_layers
+from export.reader import Reading, SplitReader, relative_logits, run_layers, strongest
+from store.errors import ExportError
 
 
 class FullReader(nn.Module):
@@ -63,6 +64,42 @@ class FullReader(nn.Module):
         weights = scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1).mean(1)
         asked = question[:, :longest, None].float()
         return (weights * asked).sum(1) / asked.sum(1)
+
+
+@torch.no_grad()
+def whole(reader: SplitReader, bert: BertModel) -> FullReader:
+    """
+    The full reader that has the layers of a split one made from the checkpoint `bert`: where its training can start.
+
+    Units that narrower lower layers lack come from the checkpoint and say nothing yet. Uses up `bert`.
+
+    Raises:
+        ExportError: If the split reader has not as many layers as the checkpoint.
+    """
+    layers = [*reader.lower.layers, *reader.upper.layers]
+    full = FullReader(bert)
+    if len(layers) != len(full.layers):
+        raise ExportError(
+            f"a split reader of {len(layers)} layers makes no full one of {len(full.layers)}: start from another run"
+        )
+    full.embeddings.load_state_dict(reader.lower.embeddings.state_dict())
+    full.span.load_state_dict(reader.upper.span.state_dict())
+    for ours, theirs in zip(full.layers, layers, strict=True):
+        into, out = ours.intermediate.dense, ours.output.dense
+        trained = theirs.state_dict()
+        narrow = theirs.intermediate.dense.out_features
+        if narrow < into.out_features:
+            kept = strongest(ours, narrow)
+            weights = {"intermediate.dense.weight": into.weight, "intermediate.dense.bias": into.bias}
+            for name, weight in weights.items():
+                wide = weight.clone()
+                wide[kept] = trained[name]
+                trained[name] = wide
+            silent = torch.zeros_like(out.weight)
+            silent[:, kept] = trained["output.dense.weight"]
+            trained["output.dense.weight"] = silent
+        ours.load_state_dict(trained)
+    return full
 
 
 def join(

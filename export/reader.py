@@ -295,10 +295,16 @@ def run_last_layer(layer: nn.Module, needed: Tensor, states: Tensor, mask: Tenso
     return layer.feed_forward_chunk(attended)
 
 
-def _narrow(layer: nn.Module, width: int) -> None:
-    """Keep the `width` units of a layer's feed-forward block with the largest weights in and out."""
+def strongest(layer: nn.Module, width: int) -> Tensor:
+    """The `width` units of a layer's feed-forward block with the largest weights in and out, ascending."""
     into, out = layer.intermediate.dense, layer.output.dense
-    kept = (into.weight.norm(dim=1) * out.weight.norm(dim=0)).topk(width).indices.sort().values
+    return (into.weight.norm(dim=1) * out.weight.norm(dim=0)).topk(width).indices.sort().values
+
+
+def _narrow(layer: nn.Module, width: int) -> None:
+    """Keep the strongest units of a layer's feed-forward block alone."""
+    into, out = layer.intermediate.dense, layer.output.dense
+    kept = strongest(layer, width)
     for name, dense in (("weight", into), ("bias", into)):
         setattr(dense, name, nn.Parameter(getattr(dense, name).detach()[kept].clone()))
     out.weight = nn.Parameter(out.weight.detach()[:, kept].clone())

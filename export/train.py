@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import BertModel, T5ForConditionalGeneration
 
 from export.data import Passage, batches, load_passages, load_tokenizer
-from export.full import FullReader
+from export.full import FullReader, whole
 from export.reader import SplitConfig, SplitReader, check_split
 from export.recipe import STARTS, STEPS, Recipe
 from export.retrieval import SentenceTeacher, train_retrieval
@@ -73,7 +73,13 @@ def _start(
     model = load_checkpoint(checkpoint)
     if step == "full":
         if start_full is not None:
-            return load_full(start_full / "full")
+            found = _full_start(start_full)
+            if found != start_full:
+                return load_full(found)
+            split = load_reader(found)
+            if not (isinstance(split, SplitReader) and isinstance(model, BertModel)):
+                raise ExportError(f"{start_full} has no full reader, and only a BERT's split reader makes one")
+            return whole(split, model)
         return FullReader(model) if isinstance(model, BertModel) else FullT5(model)
     if step == "binarized" and recipe.decomposed.steps:
         start = out / "decomposed"
@@ -116,10 +122,11 @@ def train(
     Train a reader from a checkpoint folder into a run folder by the recipe; goes on where a stopped run was.
 
     Steps that the run `share` has finished by the same recipe on the same data are taken from it, not trained again.
-    The full step starts from the checkpoint or, if given, from the full reader of the run `start_full`; the decomposed
-    step from the full reader or, if given, from the finished split reader of the run `start`. Of a run
-    `start_binarized` the binarized step alone goes on, constants and all, taught by that run's other readers, on
-    whatever data. The steps after the full one also learn from the files `retrieved`, where the full reader agrees with
+    The full step starts from the checkpoint or, if given, from the full reader of the run `start_full`, or the layers
+    of its split one where it has no other; the decomposed step from the full reader or, if given, from the finished
+    split reader of the run `start`; the binarized step from the decomposed reader or, constants and all, from the run
+    `start_binarized`. Where that run has a full and a decomposed reader, the binarized step alone is trained, taught by
+    those. The steps after the full one also learn from the files `retrieved`, where the full reader agrees with
     their answers.
 
     Returns:
@@ -154,8 +161,7 @@ def train(
         "data": {path.name: file_hash(path) for path in files},
     }
     if start_full is not None:
-        load_full(start_full / "full")
-        inputs["start_full"] = file_hash(start_full / "full" / "reader.safetensors")
+        inputs["start_full"] = file_hash(_full_start(start_full) / "reader.safetensors")
     if start is not None and not _same_shape(load_reader(start).config, recipe.split):
         raise ExportError(f"{start} has a reader of another shape: set the same [split], or start from another run")
     begun: dict[str, Any] = {"start": file_hash(start / "reader.safetensors")} if start is not None else {}
@@ -212,10 +218,20 @@ def train(
     return figures
 
 
+def _full_start(run: Path) -> Path:
+    """The folder of the reader that a full step starts from in another run: its full one's or, without it, its own."""
+    folder = run / "full" if (run / "full").exists() else run
+    if not (folder / "train.json").is_file():
+        raise ExportError(f"{run} holds no finished run: give the same `btr-export train` command until it ends")
+    return folder
+
+
 def _go_on(run: Path, out: Path, recipe: Recipe) -> Recipe:
-    """Let the run `out` have the readers of another run's first two steps; what is left to train by its recipe."""
+    """Let the run `out` have the readers of another run's first two steps, if any; what is left to train."""
     if load_reader(run).config != recipe.split:
         raise ExportError(f"{run} has a reader of another shape: set the same [split]")
+    if not any((run / step).exists() for step in STEPS[:2]):
+        return recipe
     for step in STEPS[:2]:
         theirs, ours = (run / step).resolve(), out / step
         if theirs.exists() and not ours.is_symlink() and not ours.exists():

@@ -1,5 +1,6 @@
 """A run becomes a bundle that the program can use, and a graph that differs becomes nothing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +12,20 @@ import torch
 import export.bundle
 from app.baselines import FloatSplitReader, FullReader
 from app.bundle import Bundle
+from app.places import EMBEDDED_BUNDLE
 from app.reader import PassageBits
 from export.binarizer import rms
 from export.bundle import Calibration, make_bundle
+from export.full import whole
 from export.graphs import LowerGraph, Table
-from export.reader import SplitConfig
+from export.reader import SplitConfig, SplitReader, load_bert, run_layers
 from export.recipe import StepConfig
 from export.saved import load_full, load_reader, save_reader
 from export.train import train
+from export.unpack import unpack
 from store.bundle import FULL, LOWER, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, file_hash, read_manifest, verify
 from store.codec import pack, token_arrays
-from store.errors import ExportError
+from store.errors import ExportError, ModelError
 from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
 
 
@@ -186,10 +190,7 @@ def test_a_base_that_sees_neighbours_is_the_same_at_index_and_question_time(
     train(run.parent / "bert", data, data, tmp_path / "run", recipe, share=run)
     reader, ids = load_reader(tmp_path / "run"), [5, 9, 14, 7]
     assert int(reader.binarizer.edge) == 3
-    with torch.no_grad():
-        for constant in reader.binarizer.parameters():  # so few words leave nothing to binarize
-            constant.copy_(0.1 * torch.randn(constant.shape, generator=torch.Generator().manual_seed(5)))
-    save_reader(reader, tmp_path / "run")
+    scatter(tmp_path / "run", reader)
     make_bundle(tmp_path / "run", tmp_path / "float32", kind, precision="float32")
     assert_twins(tmp_path / "run", tmp_path / "float32")
     assert_padding_says_nothing(tmp_path / "float32")
@@ -203,6 +204,66 @@ def test_a_base_that_sees_neighbours_is_the_same_at_index_and_question_time(
         base = reader.binarizer.base(reader.features(body))
         restored = reader.binarizer.restore(signs[:, 3:-1], scale[:, 3:-1, None], base)
         assert torch.allclose(restored, reader.binarize(reader.lower(whole, whole != 0)[:, 3:-1], body), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["residual", "context"])
+def test_a_bundle_becomes_a_run_again(run: Path, tmp_path: Path, kind: str) -> None:
+    """All weights of float graphs, those of int8 ones within their steps; and training goes on from it."""
+    data = [run.parent / "train.jsonl"]
+    recipe = replace(RECIPE, split=replace(RECIPE.split, binarizer=kind, lower_width=48))
+    train(run.parent / "bert", data, data, tmp_path / "run", recipe)
+    scatter(tmp_path / "run", load_reader(tmp_path / "run"))
+    for precision, far in (("float32", 0.001), ("int8", 0.03)):
+        make_bundle(tmp_path / "run", tmp_path / precision, precision=precision)
+        manifest = unpack(tmp_path / precision, run.parent / "bert", tmp_path / f"{precision}-run")
+        ours, theirs = (load_reader(tmp_path / name).state_dict() for name in (f"{precision}-run", "run"))
+        for name, value in theirs.items():
+            if name == "lower.embeddings.token_type_embeddings.weight":
+                value, ours[name] = value[0], ours[name][0]  # nothing reads the second
+            off = (ours[name].float() - value.float()).norm() / value.float().norm().clamp(min=1e-6)
+            assert off < (0.03 if "match_in" in name else far), (name, off)  # solved for from an int8 table
+    goes_on = replace(recipe, binarized=replace(recipe.binarized, lr=0.0, head_lr=0.0))
+    start = tmp_path / "int8-run"
+    starts = {"start_full": start, "start": start, "start_binarized": start}
+    figures = train(run.parent / "bert", data, data, tmp_path / "next", goes_on, **starts)
+    assert list(figures) == ["full", "decomposed", "binarized"]
+    last, first = (load_reader(folder).state_dict() for folder in (tmp_path / "next" / "binarized", start))
+    assert all(torch.equal(last[name], value) for name, value in first.items())
+    again = make_bundle(tmp_path / "next", tmp_path / "again", baselines=True)
+    assert again.provenance["start_full"] == file_hash(start / "reader.safetensors")
+    assert json.loads((start / "train.json").read_text())["unpacked"] == manifest.fingerprint
+
+
+def test_what_cannot_be_unpacked_is_said(run: Path, floats: Path, tmp_path: Path) -> None:
+    bert = run.parent / "bert"
+    with pytest.raises(ExportError, match="is not empty: give another folder"):
+        unpack(floats, bert, run)
+    with pytest.raises(ExportError, match="was not made from"):
+        unpack(EMBEDDED_BUNDLE, bert, tmp_path / "out")
+    with pytest.raises(ModelError, match="is not a bundle"):
+        unpack(run, bert, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_reader_of_a_split_ones_layers_reads_as_they_do(run: Path) -> None:
+    """Its lower layers' units that narrow ones lack say nothing: on one text both compute the same."""
+    bert = load_bert(run.parent / "bert")
+    split = SplitReader(load_bert(run.parent / "bert"), SplitConfig(1, 2, lower_width=40, bits=16))
+    full, ids = whole(split, bert), torch.tensor([[2, 9, 11, 3, 14, 7, 3]])
+    assert full.layers[0].intermediate.dense.out_features == 64
+    mask = ids != 0
+    states = run_layers(full.layers, full.embeddings(input_ids=ids), mask)
+    assert torch.allclose(states, run_layers(split.upper.layers, split.lower(ids, mask), mask), atol=1e-5)
+    with pytest.raises(ExportError, match="2 layers makes no full one of 3"):
+        whole(SplitReader(load_bert(run.parent / "bert"), SplitConfig(1, 1, bits=16)), bert)
+
+
+def scatter(run: Path, reader: SplitReader) -> None:
+    """Random constants for a run's binarizer: so few words leave nothing to binarize."""
+    with torch.no_grad():
+        for constant in reader.binarizer.parameters():
+            constant.copy_(0.1 * torch.randn(constant.shape, generator=torch.Generator().manual_seed(5)))
+    save_reader(reader, run)
 
 
 def test_bits_are_packed_in_the_graph_as_the_codec_packs_them(run: Path) -> None:

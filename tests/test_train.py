@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
+from torch.nn import functional as F
 from transformers import BertModel
 
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
@@ -17,7 +20,7 @@ from export.losses import logit_distillation
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
 from export.saved import load_full, load_reader
-from export.step import Trainer, body_states, read_full, read_split, span_overlaps
+from export.step import MatmulAttention, Trainer, body_states, read_full, read_split, span_overlaps
 from export.train import agreed, train
 from store.bundle import file_hash
 from store.errors import ExportError
@@ -31,6 +34,14 @@ SHAPE = ("split_layer", "upper_layers", "bits", "code_bits", "match_rank")
 def recipe(**tables: dict[str, Any]) -> Recipe:
     """The tiny recipe with other settings."""
     return replace(RECIPE, **{name: replace(getattr(RECIPE, name), **values) for name, values in tables.items()})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float32() -> Iterator[None]:
+    """The same losses whether or not this processor is faster in bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.step._fast_bfloat16", lambda device: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +246,19 @@ def test_three_steps_lower_the_loss_through_the_bits(folder: Path, tmp_path: Pat
     assert {step: dev["f1"] for step, dev in figures.items()} == {"full": 100, "decomposed": 100, "binarized": 100}
     log = json.loads((tmp_path / "run" / "binarized" / "log.jsonl").read_text().splitlines()[-1])
     assert {"task", "logits", "recovery", "sentences"} <= set(log)
+
+
+def test_attention_by_products_is_the_fused_one() -> None:
+    q, k, v = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    mask = torch.where(torch.arange(7) < 5, 0.0, torch.finfo(torch.float32).min)[None, None, None]
+    outs = []
+    for mode in (MatmulAttention(), nullcontext()):
+        with mode:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        assert ("ScaledDot" in type(out.grad_fn).__name__) == isinstance(mode, nullcontext)
+        outs.append((out, *torch.autograd.grad(out.pow(2).sum(), (q, k, v))))
+    for ours, fused in zip(*outs, strict=True):
+        assert torch.allclose(ours, fused, atol=1e-5)
 
 
 def test_a_run_in_bfloat16_learns_as_well(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
