@@ -7,7 +7,8 @@ that in one form, "X (...) is a ...", which a few patterns find:
     A politician (from Classical Greek ...) is a person active in party politics, or ...
     what is a politician?    a person active in party politics
 
-Each question has a hard negative, the text of another article of the kind: its subject is not the one asked for.
+Each question has a hard negative. Where the article goes on, it is a later paragraph that speaks of the subject without
+saying what it is, as most notes do; else the text of another article, whose subject is not the one asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from export.data import read_texts
 
 LONGEST = 110
 """Words of a context."""
+SAYS_SOMETHING = 20
+"""Words of a paragraph that is worth reading."""
 SHORT, LONG = 14, 18
 """Words of a clause that answers as a whole, and of an answer."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"])")
@@ -60,7 +63,7 @@ class Made:
 
 def questions_of(title: str, text: str, chance: random.Random) -> Iterator[Made]:
     """Questions that the first sentences of an article answer."""
-    name = re.sub(r"\s*\(.*\)$", "", title).strip()
+    name = _name(title)
     context = _context(text)
     subject = re.match(rf"(?:(?P<article>The|An?) )?{re.escape(name)}\b", context, re.IGNORECASE)
     if not name or not subject:
@@ -92,8 +95,26 @@ def questions_of(title: str, text: str, chance: random.Random) -> Iterator[Made]
         yield Made(title, context, f"where {'are' if verb in ('are', 'were') else 'is'} {asked}?", *place.span(1))
 
 
+def mention(title: str, text: str) -> str:
+    """The first sentences of a later paragraph that speaks of an article's subject without saying what it is, or ""."""
+    name = re.escape(_name(title))
+    if not name:
+        return ""
+    for paragraph in text.split("\n")[1:]:
+        said = _context(paragraph)
+        speaks = len(said.split()) >= SAYS_SOMETHING and re.search(rf"\b{name}\b", said, re.IGNORECASE)
+        if speaks and not re.search(rf"\b{name}{_SAID.pattern}", said, re.IGNORECASE):
+            return said
+    return ""
+
+
+def _name(title: str) -> str:
+    """A title without what tells it from its likes."""
+    return re.sub(r"\s*\(.*\)$", "", title).strip()
+
+
 def _context(text: str) -> str:
-    """The first sentences of an article."""
+    """The first sentences of a text's first paragraph."""
     words, kept = 0, []
     for sentence in _SENTENCE.split(text.partition("\n")[0]):
         words += len(sentence.split())
@@ -115,21 +136,23 @@ def _definition(context: str, at: int, whole: bool) -> str:
 
 
 def rows(files: Sequence[Path], count: int, seed: int) -> list[dict[str, Any]]:
-    """About `count` rows of questions, of articles drawn by `seed`, each beside the text of another one."""
+    """About `count` rows of questions, of articles drawn by `seed`, each with its hard negatives."""
     chance = random.Random(seed)
     articles = list(read_texts(files))
     chance.shuffle(articles)
-    made: list[list[Made]] = []
+    made: list[tuple[list[Made], str]] = []
     while articles and count > 0:
-        found = list(questions_of(*articles.pop(), chance))
+        title, text = articles.pop()
+        found = list(questions_of(title, text, chance))
         if found:
-            made.append(found)
+            made.append((found, mention(title, text)))
             count -= len(found)
     found_rows = []
-    for group, (other, *_) in zip(made, made[1:] + made[:1], strict=True):
+    for (group, mentioned), ((other, *_), _) in zip(made, made[1:] + made[:1], strict=True):
         for one in group:
             answer = {"text": one.context[one.start : one.end], "answer_start": one.start}
-            negatives = [{"title": other.title, "text": other.context}] if other.title != one.title else []
+            negatives = [{"title": one.title, "text": mentioned}] if mentioned else []
+            negatives += [{"title": other.title, "text": other.context}] if other.title != one.title else []
             found_rows.append(
                 {"title": one.title, "context": one.context, "question": one.question, "answers": [answer]}
                 | {"hard_negatives": negatives}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.data import load_passages, load_tokenizer
-from export.synthesis import questions_of, write_questions
+from export.synthesis import mention, questions_of, write_questions
 from store.errors import ExportError
 from tests.tiny import checkpoint
 
@@ -66,9 +66,28 @@ def test_questions_are_the_same_for_a_seed_and_train_beside_another_article(tmp_
     rows = [json.loads(line) for line in a.splitlines()]
     assert counts[0] == len(rows) >= 4
     for row in rows:
-        assert row["hard_negatives"][0]["title"] != row["title"]
+        assert row["hard_negatives"][-1]["title"] != row["title"]
     passages = load_passages([tmp_path / "a"], load_tokenizer(checkpoint(tmp_path / "bert")), 144)
     assert sum(len(passage.questions) for passage in passages) == len(rows)
+
+
+def test_a_paragraph_that_only_speaks_of_the_subject_is_its_negative(tmp_path: Path) -> None:
+    on = " and so it went on for the length of a paragraph that is long enough to be worth reading to its end"
+    dull, defines, speaks = "No reign.", f"In short a reign is a time{on}.", f"After her long reign she retired{on}."
+    assert (
+        mention("Reign", f"A reign is a period.\n{dull}\n{defines}\nNothing of it{on}.\n{speaks}\n{speaks} Twice.")
+        == speaks
+    )
+    assert mention("Reign (law)", f"{speaks}\n{dull}\n{defines}") == ""
+    articles = tmp_path / "articles.jsonl"
+    texts = {**ARTICLES, "Reign": f"{ARTICLES['Reign']}\n{speaks}"}
+    articles.write_text("".join(json.dumps({"title": t, "text": x}) + "\n" for t, x in texts.items()))
+    write_questions([articles], tmp_path / "out", 100, 0)
+    rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    found = {row["title"]: [negative["text"] for negative in row["hard_negatives"]] for row in rows}
+    assert found["Reign"][0] == speaks
+    assert len(found["Reign"]) == 2
+    assert all(len(negatives) == 1 for title, negatives in found.items() if title != "Reign")
 
 
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
