@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -74,6 +74,7 @@ def index(
     from app.bundle import Bundle
     from app.indexer import index as run
     from app.indexer import writing
+    from app.interrupts import heeding_interrupts
     from app.tree import check_root
 
     roots = [str(check_root(Path(path), allow_deletions)) for path in paths]
@@ -92,7 +93,8 @@ def index(
             raise UsageError(_NO_FOLDER)
         line = _ProgressLine(sys.stderr, quiet)
         try:
-            report = run(store, bundle, roots, line, allow_deletions=allow_deletions)
+            with heeding_interrupts() as check:
+                report = run(store, bundle, roots, line, allow_deletions=allow_deletions, check=check)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("every note finished so far is kept, run it again to go on") from None
         finally:
@@ -380,7 +382,8 @@ def watch(places: Places, every: float, debounce: float, as_json: bool) -> None:
     from functools import partial
 
     from app.bundle import Bundle
-    from app.watch import Watch, file_events, heeding_interrupts
+    from app.interrupts import heeding_interrupts
+    from app.watch import Watch, file_events
 
     bundle = Bundle.open(places.bundle, places.device)
     tell = _print_change if as_json else None
@@ -389,8 +392,14 @@ def watch(places: Places, every: float, debounce: float, as_json: bool) -> None:
     if not roots:
         raise UsageError(_NO_FOLDER)
     click.echo(f"watching {', '.join(short(root) for root in roots)}: Ctrl-C ends", err=True)
-    with heeding_interrupts() as heeded:
-        watching.run(lambda roots: heeded(file_events(roots, debounce)))
+    with heeding_interrupts() as check:
+
+        def events(roots: Sequence[str]) -> Iterator[set[str]]:
+            for paths in file_events(roots, debounce):
+                check()
+                yield paths
+
+        watching.run(events)
 
 
 def _print_change(change: Change) -> None:

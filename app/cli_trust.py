@@ -215,6 +215,7 @@ def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -
     from app.compaction import RATIO, ratios_of
     from app.compaction import compact as run
     from app.indexer import writer_lock
+    from app.interrupts import heeding_interrupts
     from store.tokens import TokenStore
 
     bundle = Bundle.open(places.bundle, places.device)
@@ -225,8 +226,15 @@ def compact(places: Places, ratio: float | None, dry_run: bool, as_json: bool) -
         TokenStore.open(places.store, bundle.manifest.fingerprint) as store,
     ):
         ratio = max(ratios_of(store, bundle.manifest), default=RATIO) if ratio is None else ratio
+        counter = Counter(sys.stderr, "passages")
         try:
-            done = run(store, bundle, ratio, Counter(sys.stderr, "passages"), dry_run)
+            with heeding_interrupts() as check:
+
+                def progress(done: int, total: int) -> None:
+                    check()
+                    counter(done, total)
+
+                done = run(store, bundle, ratio, progress, dry_run)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("every passage finished so far is kept, run it again to go on") from None
     freed = None if dry_run else max(done.before.store_bytes - done.after.store_bytes, 0)

@@ -9,10 +9,8 @@ theirs.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from app.bundle import Bundle
@@ -125,31 +123,6 @@ def matters(path: str, roots: Sequence[str]) -> bool:
 def _is_hidden(path: str, root: str) -> bool:
     """Whether a path stands in a hidden folder below a root."""
     return any(folder.startswith(".") for folder in Path(path[len(root) :]).parts[:-1])
-
-
-@contextmanager
-def heeding_interrupts() -> Iterator[Callable[[Iterable[set[str]]], Iterator[set[str]]]]:
-    """
-    Inside, Ctrl-C also ends the events passed through what is given where Python drops its exception, as it does in the
-    callback of a weak reference.
-    """
-    pressed = []
-
-    def interrupt(number: int, frame: object) -> None:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    def heeded(events: Iterable[set[str]]) -> Iterator[set[str]]:
-        for paths in events:
-            if pressed:
-                raise KeyboardInterrupt
-            yield paths
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield heeded
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def file_events(roots: Sequence[str], debounce: float) -> Iterator[set[str]]:

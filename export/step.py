@@ -221,7 +221,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> dict[str, float]:
         self.reader.train()
-        fast = _fast_bfloat16(self.device)
+        fast = fast_bfloat16(self.device)
         attention = MatmulAttention() if fast else nullcontext()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast), attention:
             losses = self._losses(batch)
@@ -315,7 +315,7 @@ def _is_fresh(name: str) -> bool:
     )
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
+def fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products are faster than float32 here: on a GPU, or on a CPU with AMX or AVX512-BF16."""
     return device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 

@@ -32,7 +32,7 @@ from export.reader import SplitConfig, SplitReader, check_split
 from export.recipe import STARTS, STEPS, Recipe
 from export.retrieval import SentenceTeacher, train_retrieval
 from export.saved import AnyReader, check_files, load_checkpoint, load_full, load_reader, save_reader, split_reader
-from export.step import Trainer, present, read_full, span_overlaps, to_device
+from export.step import Trainer, fast_bfloat16, present, read_full, span_overlaps, to_device
 from export.t5 import FullT5, SplitT5
 from store.bundle import file_hash
 from store.errors import ExportError
@@ -53,7 +53,8 @@ def agreed(full: FullReader, passages: Sequence[Passage], device: torch.device) 
         overlaps = []
         if passage.questions:
             batch = to_device(next(batches([passage], 1, 0)), device)
-            overlaps = span_overlaps(read_full(full, batch), batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+                overlaps = span_overlaps(read_full(full, batch), batch)
         kept.append([number for number, overlap in enumerate(overlaps) if overlap >= AGREED])
     return kept
 

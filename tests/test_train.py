@@ -40,7 +40,8 @@ def recipe(**tables: dict[str, Any]) -> Recipe:
 def float32() -> Iterator[None]:
     """The same losses whether or not this processor is faster in bfloat16."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.step._fast_bfloat16", lambda device: False)
+        for module in ("step", "train"):
+            patch.setattr(f"export.{module}.fast_bfloat16", lambda device: False)
         yield
 
 
@@ -263,7 +264,7 @@ def test_attention_by_products_is_the_fused_one() -> None:
 
 def test_a_run_in_bfloat16_learns_as_well(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU, or a CPU with AMX, does by itself."""
-    monkeypatch.setattr("export.step._fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("export.step.fast_bfloat16", lambda device: True)
     data = [folder / "train.jsonl"]
     longer = recipe(full=LONG, decomposed=LONG, binarized=LONG, data={"pair_tokens": 4096})
     figures = train(folder / "bert", data, data, tmp_path / "run", longer, eval_every=60, save_every=60)
