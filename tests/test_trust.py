@@ -520,7 +520,7 @@ def test_a_file_that_cannot_be_restored_is_refused_and_the_store_kept(
     code, says = 3, "is not a store of btr-assistant"
     if kind == "text":
         path.write_text("not SQLite at all\n" * 100)
-        says = "is not a readable store"
+        says = "is not a store of btr-assistant: give another file"
     elif kind == "other database":
         path.unlink()
         execute("CREATE TABLE theirs (x)", path)
