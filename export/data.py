@@ -273,6 +273,22 @@ def batches(
         yield _collate(group, unanswerable, second, others, rng)
 
 
+def answerable(passages: Sequence[Passage], pair_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of each question with its right passage alone, shortest first, and the numbers of their passages."""
+    numbers = sorted((n for n, p in enumerate(passages) if p.questions), key=lambda n: len(passages[n].body))
+    group: list[int] = []
+    cost = 0
+    for number in numbers:
+        own = len(passages[number].questions) * (len(passages[number].body) + 16)
+        if group and cost + own > pair_tokens:
+            yield group, _collate([passages[n] for n in group], 0.0, 0.0, 1, random.Random(0))
+            group, cost = [], 0
+        group.append(number)
+        cost += own
+    if group:
+        yield group, _collate([passages[n] for n in group], 0.0, 0.0, 1, random.Random(0))
+
+
 def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage]]:
     """Pairs of passages of one article that are alike in length; singles where an article is odd."""
     articles: dict[str, list[Passage]] = defaultdict(list)

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import BertModel, T5ForConditionalGeneration
 
-from export.data import Passage, batches, load_passages, load_tokenizer
+from export.data import Passage, answerable, load_passages, load_tokenizer
 from export.full import FullReader, whole
 from export.reader import SplitConfig, SplitReader, check_split
 from export.recipe import STARTS, STEPS, Recipe
@@ -48,14 +48,16 @@ AGREED = 0.5
 def agreed(full: FullReader, passages: Sequence[Passage], device: torch.device) -> list[list[int]]:
     """The numbers of those questions of each passage whose answer the full reader finds there."""
     full = full.to(device).eval()
-    kept = []
-    for passage in tqdm(passages, unit="passage", disable=None, desc="agreed"):
-        overlaps = []
-        if passage.questions:
-            batch = to_device(next(batches([passage], 1, 0)), device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
-                overlaps = span_overlaps(read_full(full, batch), batch)
-        kept.append([number for number, overlap in enumerate(overlaps) if overlap >= AGREED])
+    kept: list[list[int]] = [[] for _ in passages]
+    bar = tqdm(total=sum(bool(p.questions) for p in passages), unit="passage", disable=None, desc="agreed")
+    for numbers, batch in answerable(passages, 8192):
+        batch = to_device(batch, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+            overlaps = iter(span_overlaps(read_full(full, batch), batch))
+        for number in numbers:
+            found = [next(overlaps) for _ in passages[number].questions]
+            kept[number] = [place for place, overlap in enumerate(found) if overlap >= AGREED]
+        bar.update(len(numbers))
     return kept
 
 

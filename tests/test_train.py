@@ -577,6 +577,10 @@ def test_only_answers_that_the_full_reader_agrees_with_are_learned_from(
     assert not any("planted" in question and "tree" not in question for question in seen)
     again = agreed(full, passages, torch.device("cpu"))
     assert [len(kept) for kept in again[1::2]] == [0, 0]
+    for passage, kept in zip(passages, again, strict=True):  # batched or alone
+        alone = next(batches([passage], 1, 0)) if passage.questions else None
+        overlaps = span_overlaps(read_full(full, alone), alone) if alone else []
+        assert kept == [number for number, overlap in enumerate(overlaps) if overlap >= 0.5]
     record = json.loads((tmp_path / "run" / "train.json").read_text())
     assert record["retrieved"] == {"retrieved.jsonl": file_hash(noisy)}
 
