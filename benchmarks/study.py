@@ -31,6 +31,7 @@ from export.binarizer import KINDS, ResidualBinarizer
 from export.bundle import make_bundle
 from export.data import load_passages, load_tokenizer
 from export.recipe import Recipe, load_recipe
+from export.saved import alone_in
 from export.train import train
 from store.errors import ExportError
 from store.runs import common_ids
@@ -143,23 +144,23 @@ def main() -> None:
             continue
         recipe = load_recipe(None, [*options.settings, *settings])
         out = options.runs / f"{options.study}-{number:02d}"
-        out.mkdir(parents=True, exist_ok=True)
         shown: list[str] = []
         try:
-            figures = train(
-                options.checkpoint,
-                options.train,
-                options.validation,
-                out,
-                recipe,
-                options.device,
-                options.base,
-                options.start_full,
-                options.start,
-                retrieved=options.retrieved,
-                dev_passages=500,
-                eval_every=10_000,
-            )
+            with alone_in(out):
+                figures = train(
+                    options.checkpoint,
+                    options.train,
+                    options.validation,
+                    out,
+                    recipe,
+                    options.device,
+                    options.base,
+                    options.start_full,
+                    options.start,
+                    retrieved=options.retrieved,
+                    dev_passages=500,
+                    eval_every=10_000,
+                )
             shown += [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
                       ("full", "decomposed", "binarized")]  # fmt: skip
             if options.notes:

@@ -59,26 +59,28 @@ def train(
     Example: btr-export train all-MiniLM-L6-v2/ runs/first --train train.jsonl.gz --validation validation.jsonl.gz
     """
     from export.recipe import default_recipe, load_recipe
+    from export.saved import alone_in
     from export.t5 import model_type
     from export.train import train as run
 
     recipe = load_recipe(recipe_file, settings, default_recipe(model_type(checkpoint)))
-    figures = run(
-        checkpoint,
-        files,
-        validation,
-        out,
-        recipe,
-        device,
-        share,
-        start_full,
-        start,
-        start_binarized,
-        retrieved,
-        dev_passages=dev_passages,
-        eval_every=eval_every,
-        save_every=save_every,
-    )
+    with alone_in(out):
+        figures = run(
+            checkpoint,
+            files,
+            validation,
+            out,
+            recipe,
+            device,
+            share,
+            start_full,
+            start,
+            start_binarized,
+            retrieved,
+            dev_passages=dev_passages,
+            eval_every=eval_every,
+            save_every=save_every,
+        )
     for step, dev in figures.items():
         click.echo(f"{out / step}: {dev}")
 
@@ -141,11 +143,13 @@ def pretrain(
     """
     from export.pretrain import Pretraining, Shape
     from export.pretrain import pretrain as run
+    from export.saved import alone_in
 
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
     shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or layers)
     recipe = Pretraining(shape, steps=steps, lr=lr, batch=batch, window=window, recurring=recurring)
-    click.echo(f"{out}: {run(files, out, recipe, device, like)}")
+    with alone_in(out):
+        click.echo(f"{out}: {run(files, out, recipe, device, like)}")
 
 
 @cli.command()

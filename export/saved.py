@@ -5,8 +5,12 @@ Readers on disk: the checkpoint of a BERT or a T5 that training starts from, and
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
@@ -17,6 +21,28 @@ from export.t5 import FullT5, SplitT5, load_t5, model_type, without_dropout
 from store.errors import ExportError
 
 AnyReader = FullReader | SplitReader | FullT5 | SplitT5
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """
+    Inside, nobody else trains into a folder; it is made, and gone again if nothing was written.
+
+    Raises:
+        ExportError: If somebody does already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ExportError(f"another process is training into {folder}: wait for it, or give another folder") from error
+    try:
+        yield
+    finally:
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            shutil.rmtree(folder)
+        lock.release()
 
 
 def save_reader(reader: AnyReader, folder: Path) -> None:

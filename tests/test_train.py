@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import BertModel
 
+from export.cli import cli
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
 from export.losses import logit_distillation
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
-from export.saved import load_full, load_reader
+from export.saved import alone_in, load_full, load_reader
 from export.step import MatmulAttention, Trainer, body_states, read_full, read_split, span_overlaps
 from export.train import agreed, train
 from store.bundle import file_hash
@@ -606,6 +608,21 @@ def test_a_shared_step_is_never_trained_into_the_other_run(folder: Path, tmp_pat
 def test_a_device_that_is_not_there_is_named_at_once(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="device warp is not present"):
         train(folder / "bert", [], [], tmp_path / "run", RECIPE, device="warp")
+
+
+def test_two_processes_never_train_into_one_folder(folder: Path, tmp_path: Path) -> None:
+    data = str(folder / "train.jsonl")
+    command = ["train", str(folder / "bert"), str(tmp_path / "run"), "--train", data, "--validation", data]
+    with alone_in(tmp_path / "run"):
+        refused = CliRunner().invoke(cli, command)
+        assert "is training into" in str(refused.exception)
+    assert not (tmp_path / "run").exists()
+    wrong = CliRunner().invoke(cli, ["train", str(tmp_path), *command[2:]])
+    assert isinstance(wrong.exception, ExportError)
+    assert not (tmp_path / "run").exists()
+    with alone_in(tmp_path / "run"):
+        (tmp_path / "run" / "log").touch()
+    assert (tmp_path / "run" / "log").exists()
 
 
 def test_a_run_with_another_recipe_is_refused(folder: Path, tmp_path: Path) -> None:
