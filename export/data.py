@@ -255,17 +255,7 @@ def batches(
     rng.shuffle(units)
     groups: list[list[Passage]] = []
     for at in range(0, len(units), 256):  # alike in length, for little padding, but still mixed
-        chunk = sorted(units[at : at + 256], key=lambda unit: max(len(p.body) for p in unit))
-        group: list[Passage] = []
-        cost = 0
-        for unit in chunk:
-            unit_cost = sum(len(p.questions) for p in unit) * (max(len(p.body) for p in unit) + 16)
-            if group and cost + unit_cost > pair_tokens:
-                groups.append(group)
-                group, cost = [], 0
-            group.extend(unit)
-            cost += unit_cost
-        groups.append(group)
+        groups.extend(_groups(units[at : at + 256], pair_tokens))
     rng.shuffle(groups)
     for group in groups:
         if not any(passage.questions for passage in group):
@@ -276,17 +266,24 @@ def batches(
 def answerable(passages: Sequence[Passage], pair_tokens: int) -> Iterator[tuple[list[int], Batch]]:
     """Batches of each question with its right passage alone, shortest first, and the numbers of their passages."""
     numbers = sorted((n for n, p in enumerate(passages) if p.questions), key=lambda n: len(passages[n].body))
-    group: list[int] = []
+    order = iter(numbers)
+    for group in _groups([[passages[n]] for n in numbers], pair_tokens):
+        yield [next(order) for _ in group], _collate(group, 0.0, 0.0, 1, random.Random(0))
+
+
+def _groups(units: Sequence[list[Passage]], pair_tokens: int) -> Iterator[list[Passage]]:
+    """The passages of units, the shortest first, in groups of about `pair_tokens` padded question-passage tokens."""
+    group: list[Passage] = []
     cost = 0
-    for number in numbers:
-        own = len(passages[number].questions) * (len(passages[number].body) + 16)
-        if group and cost + own > pair_tokens:
-            yield group, _collate([passages[n] for n in group], 0.0, 0.0, 1, random.Random(0))
+    for unit in sorted(units, key=lambda unit: max(len(p.body) for p in unit)):
+        unit_cost = sum(len(p.questions) for p in unit) * (max(len(p.body) for p in unit) + 16)
+        if group and cost + unit_cost > pair_tokens:
+            yield group
             group, cost = [], 0
-        group.append(number)
-        cost += own
+        group.extend(unit)
+        cost += unit_cost
     if group:
-        yield group, _collate([passages[n] for n in group], 0.0, 0.0, 1, random.Random(0))
+        yield group
 
 
 def _units(passages: Sequence[Passage], rng: random.Random) -> list[list[Passage]]:

@@ -54,9 +54,19 @@ def save_reader(reader: AnyReader, folder: Path) -> None:
         (folder / "split.json").write_text(json.dumps(reader.config.to_json(), indent=2) + "\n")
 
 
-def _empty(folder: Path) -> BertModel | T5ForConditionalGeneration:
+def check_finished(folder: Path) -> None:
+    """
+    See that a run, or a step of one, has been trained to its end.
+
+    Raises:
+        ExportError: If it has not.
+    """
     if not (folder / "train.json").is_file():
         raise ExportError(f"{folder} holds no finished run: give the same `btr-export train` command until it ends")
+
+
+def _empty(folder: Path) -> BertModel | T5ForConditionalGeneration:
+    check_finished(folder)
     if model_type(folder) == "t5":
         return without_dropout(T5ForConditionalGeneration(T5Config.from_json_file(folder / "config.json")))
     config = BertConfig.from_json_file(folder / "config.json")

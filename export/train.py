@@ -31,7 +31,16 @@ from export.full import FullReader, whole
 from export.reader import SplitConfig, SplitReader, check_split
 from export.recipe import STARTS, STEPS, Recipe
 from export.retrieval import SentenceTeacher, train_retrieval
-from export.saved import AnyReader, check_files, load_checkpoint, load_full, load_reader, save_reader, split_reader
+from export.saved import (
+    AnyReader,
+    check_files,
+    check_finished,
+    load_checkpoint,
+    load_full,
+    load_reader,
+    save_reader,
+    split_reader,
+)
 from export.step import Trainer, fast_bfloat16, present, read_full, span_overlaps, to_device
 from export.t5 import FullT5, SplitT5
 from store.bundle import file_hash
@@ -224,8 +233,7 @@ def train(
 def _full_start(run: Path) -> Path:
     """The folder of the reader that a full step starts from in another run: its full one's or, without it, its own."""
     folder = run / "full" if (run / "full").exists() else run
-    if not (folder / "train.json").is_file():
-        raise ExportError(f"{run} holds no finished run: give the same `btr-export train` command until it ends")
+    check_finished(folder)
     return folder
 
 

@@ -19,7 +19,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from export.binarizer import NeighbourBinarizer, ResidualBinarizer
+from export.binarizer import NeighbourBinarizer
 from export.reader import SplitReader, load_bert
 from export.recipe import make_recipe
 from export.saved import check_files, save_reader
@@ -142,7 +142,7 @@ def fill(reader: SplitReader, bundle: Path) -> None:
                 put(weight, graph.product(name).T)
     put("retrieval.weight.weight", lower.weight("/retrieval/weight/MatMul").T)
     binarizer = reader.binarizer
-    if isinstance(binarizer, ResidualBinarizer) and "binarizer.D" in left:
+    if "binarizer.D" in left:
         put("binarizer.D", upper.weight("/MatMul"))
     if isinstance(binarizer, NeighbourBinarizer):
         put("binarizer.reduce.weight", lower.weight("/reduce/MatMul").T)

@@ -34,7 +34,6 @@ UNFINISHED = ".unfinished-backup"
 LOGS = ("-wal", "-shm", "-journal")
 """Endings of the files that SQLite keeps beside a store."""
 _MOST_PROBLEMS = 5
-_MAGIC = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,12 @@ def check_usable(path: Path, fingerprint: str) -> Identity:
     Raises:
         StoreError: If they cannot, or the file is damaged.
     """
-    if path.is_file() and not _is_sqlite(path):
-        raise StoreError(f"{path} is not a store of btr-assistant: give another file")
-    found = identify(path)
+    try:
+        found = identify(path)
+    except StoreError as error:
+        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise StoreError(f"{path} is not a store of btr-assistant: give another file") from error
+        raise
     if found.version > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema {found.version}, this version knows {SCHEMA_VERSION}: upgrade btr-assistant"
@@ -309,12 +311,6 @@ def _connection(path: Path, timeout: float = 10) -> Iterator[sqlite3.Connection]
             yield connection
         finally:
             connection.close()
-
-
-def _is_sqlite(path: Path) -> bool:
-    """Whether a file begins as SQLite's do; an empty one may."""
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) in (b"", _MAGIC)
 
 
 def _tried(connection: sqlite3.Connection, sql: str) -> list[str]:
