@@ -96,15 +96,15 @@ def check_root(path: Path, may_be_gone: bool = False) -> Path:
         return path
     if not os.access(path, os.F_OK):
         raise UsageError(
-            f"{path} does not exist: give a folder of notes that is there; if its notes were deleted, "
-            f"run btr-assistant index --allow-deletions {quote(str(path))}"
+            f"{path} does not exist: give a folder of notes that is there; if it was indexed and is deleted "
+            f"now, run btr-assistant index --allow-deletions {quote(str(path))}"
         )
     if path.is_file() and not is_note(path.name):
         raise UsageError(f"{path} is not a note that can be read: give {', '.join(FORMATS)} files or a folder")
     if not _holds_notes(path):
         raise UsageError(
             f"{path} holds no notes that can be read: give a folder of notes, nothing was changed; "
-            f"if they were deleted, run btr-assistant index --allow-deletions {quote(str(path))}"
+            f"if they were indexed and are deleted now, run btr-assistant index --allow-deletions {quote(str(path))}"
         )
     return path
 

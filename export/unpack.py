@@ -27,6 +27,7 @@ from store.bundle import LOWER, MANIFEST, SPAN, TOKENIZER, UPPER, Manifest, file
 from store.errors import ExportError
 
 _PREFIX = "reader."
+_OTHERS = "has other graphs than its manifest says: only those of this version can be unpacked"
 
 
 class _Graph:
@@ -105,9 +106,14 @@ def unpack(bundle: Path, checkpoint: Path, out: Path) -> Manifest:
         )
     if out.exists() and any(out.iterdir()):
         raise ExportError(f"{out} is not empty: give another folder")
+    if "recipe" not in trained:
+        raise ExportError(f"{bundle} does not say how its reader is split: only bundles made here can be unpacked")
     split = make_recipe({"split": trained["recipe"]["split"]}, str(bundle / MANIFEST)).split
     reader = SplitReader(load_bert(checkpoint), split)
-    fill(reader, bundle)
+    try:
+        fill(reader, bundle)
+    except (KeyError, StopIteration) as missing:  # nodes and constants are looked up by the names that our export gives
+        raise ExportError(f"{bundle} {_OTHERS} ({missing})") from missing
     out.mkdir(parents=True, exist_ok=True)
     save_reader(reader, out)
     shutil.copyfile(bundle / TOKENIZER, out / TOKENIZER)
@@ -125,6 +131,8 @@ def fill(reader: SplitReader, bundle: Path) -> None:
     left = {name for name, _ in reader.named_parameters() if name != "lower.embeddings.word_embeddings.weight"}
 
     def put(name: str, values: Tensor) -> None:
+        if values.numel() != reader.get_parameter(name).numel():
+            raise ExportError(f"{bundle} {_OTHERS} ({name})")
         reader.get_parameter(name).copy_(values.reshape(reader.get_parameter(name).shape))
         left.discard(name)
 
@@ -134,6 +142,8 @@ def fill(reader: SplitReader, bundle: Path) -> None:
             for name in graph.constants
             if name.startswith(_PREFIX)
         }
+        if more := {own for own in names if own.endswith(".bias")} - set(reader.state_dict()):
+            raise ExportError(f"{bundle} {_OTHERS} ({', '.join(sorted(more))})")
         for own in left & set(names):
             put(own, torch.from_numpy(graph.constants[names[own]].copy()))
         for own, name in names.items():
@@ -160,4 +170,4 @@ def fill(reader: SplitReader, bundle: Path) -> None:
     segments[0] = torch.from_numpy(lower.constants[first].copy())
     left.discard("lower.embeddings.token_type_embeddings.weight")
     if left:
-        raise ExportError(f"{bundle} has no {', '.join(sorted(left))}: only graphs of this version can be unpacked")
+        raise ExportError(f"{bundle} {_OTHERS} ({', '.join(sorted(left))})")

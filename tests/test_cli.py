@@ -362,10 +362,10 @@ def test_an_emptied_or_missing_folder_may_be_allowed(run: Run, notes: Path) -> N
     run("index", notes)
     (notes / "a.md").unlink()
     refused(run("index"), 2, "1 of 1 notes")
-    refused(run("index", notes), 2, "if they were deleted, run btr-assistant index --allow-deletions")
+    refused(run("index", notes), 2, "indexed and are deleted now, run btr-assistant index --allow-deletions")
     notes.rmdir()
     refused(run("index"), 2, "1 of 1 notes")
-    refused(run("index", notes), 2, "does not exist", "if its notes were deleted, run", "index --allow-deletions")
+    refused(run("index", notes), 2, "does not exist", "if it was indexed and is deleted", "index --allow-deletions")
     assert "1 removed" in run("index", "--allow-deletions", notes).err
     refused(run("index"), 2, "does not exist: restore it, or run btr-assistant sources remove")
 

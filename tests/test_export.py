@@ -1,6 +1,7 @@
 """A run becomes a bundle that the program can use, and a graph that differs becomes nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from export.recipe import StepConfig
 from export.saved import load_full, load_reader, save_reader
 from export.train import train
 from export.unpack import unpack
-from store.bundle import FULL, LOWER, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, file_hash, read_manifest, verify
+from store.bundle import FULL, LOWER, MANIFEST, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, file_hash, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError, ModelError
 from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
@@ -242,6 +243,17 @@ def test_what_cannot_be_unpacked_is_said(run: Path, floats: Path, tmp_path: Path
         unpack(EMBEDDED_BUNDLE, bert, tmp_path / "out")
     with pytest.raises(ModelError, match="is not a bundle"):
         unpack(run, bert, tmp_path / "out")
+    others = shutil.copytree(floats, tmp_path / "others")
+    said = json.loads((others / MANIFEST).read_text())
+    for split in ({"split_layer": 2}, {"upper_layers": 1}, {"lower_width": 16}, {"bits": 8}, None):
+        recipe = {"split": said["provenance"]["recipe"]["split"] | split} if split else None
+        trained = {key: value for key, value in said["provenance"].items() if key != "recipe"}
+        changed = said | {"provenance": trained | ({"recipe": recipe} if recipe else {})}
+        (others / MANIFEST).write_text(json.dumps(changed))
+        with pytest.raises(
+            ExportError, match="only bundles made here" if split is None else "only those of this version"
+        ):
+            unpack(others, bert, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
