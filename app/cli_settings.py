@@ -7,6 +7,7 @@ other command.
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -42,13 +43,20 @@ def config_show(places: Places, as_json: bool) -> None:
 
     Example: btr-assistant config show
     """
+    from app.chat.settings import load_settings
+
+    chat = asdict(load_settings(places.config))
     if as_json:
         settings = {setting.name: _without_name(asdict(setting)) for setting in places.settings}
-        print_json({"file": str(places.config), "exists": places.config.is_file(), "settings": settings})
+        file = {"file": str(places.config), "exists": places.config.is_file()}
+        print_json({**file, "settings": settings, "chat": chat})
         return
     for setting in places.settings:
         origin = "default" if setting.origin == "default" else f"{setting.origin}: {plain(setting.where)}"
         click.echo(f"{setting.name:<8} {plain(setting.value)}  ({origin})")
+    keys = {f"keys.{binding}": key for binding, key in chat.pop("keys").items()}
+    shown = (f"{name} = {json.dumps(value)}" for name, value in (chat | keys).items() if value is not None)
+    click.echo(f"chat     {plain(', '.join(shown))}")
     exists = "" if places.config.is_file() else ", which is not there yet"
     click.echo(f"file     {plain(str(places.config))}{exists}")
 

@@ -16,13 +16,16 @@ from tests.conftest import Run, rows
 
 def test_settings_are_shown_with_who_said_so(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
-    (home / "config.toml").write_text('store = "/from/file.db"\n')
+    (home / "config.toml").write_text(
+        'store = "/from/file.db"\n[chat]\nsave = false\n[chat.keys]\n"chat.open" = "f9"\n'
+    )
     monkeypatch.setenv("BTR_ASSISTANT_DEVICE", "coreml")
     lines = run("--bundle", "/from/flag", "config", "show").out.splitlines()
     assert lines == [
         f"store    /from/file.db  (file: {home / 'config.toml'})",
         "bundle   /from/flag  (flag: --bundle)",
         "device   coreml  (environment: BTR_ASSISTANT_DEVICE)",
+        'chat     follow_ups = true, save = false, keys.chat.open = "f9"',
         f"file     {home / 'config.toml'}",
     ]
     settings = json.loads(run("config", "show", "--json").out)["settings"]
