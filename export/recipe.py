@@ -39,6 +39,7 @@ _RANGES = {
     "short_window": (16, 400),
     "short": (0, 1),
     "bare": (0, 1),
+    "average": (0, 1),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
     "second": (0, 1),
@@ -47,8 +48,21 @@ _RANGES = {
     "epochs": (1, math.inf),
 }
 """What a number may be; from 0 on where nothing is said."""
-_TASK_ONLY = ("steps", "lr", "head_lr", "warmup", "weight_decay", "unanswerable", "second", "short")
+_TASK_ONLY = (
+    "steps",
+    "lr",
+    "head_lr",
+    "warmup",
+    "weight_decay",
+    "unanswerable",
+    "second",
+    "short",
+    "average",
+    "rounded",
+)
 """The settings that the full step heeds: its only loss is the task's."""
+_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False))
+"""Settings that came later, as they were before: the records of older runs lack them."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,10 @@ class StepConfig:
     """Share of questions that see such passages next to the right one."""
     short: float = 0.0
     """Share of the steps, the first ones, that read short windows: twice as many questions a second."""
+    average: float = 0.0
+    """Share of the steps, the last ones, over whose weights the reader's own are averaged."""
+    rounded: bool = False
+    """Whether the products' inputs are rounded as those of int8 graphs are, so that the reader learns to bear it."""
     teacher: str = "full"
     """Whose states and logits it learns from: the full reader's, or in the binarized step the decomposed one's."""
     tokens: float = 0.0
@@ -145,8 +163,8 @@ class Recipe:
         """What decides the weights at the end of a step: its own table, those before it, data and shape."""
         known: dict[str, Any] = {"data": asdict(self.data)}
         for step in STEPS[: STEPS.index(name) + 1]:
-            known[step] = {k: v for k, v in asdict(self.step(step)).items() if (k, v) != ("teacher", "full")}
-        known["full"] = {setting: known["full"][setting] for setting in _TASK_ONLY}
+            known[step] = {k: v for k, v in asdict(self.step(step)).items() if (k, v) not in _LATER}
+        known["full"] = {k: v for k, v in known["full"].items() if k in _TASK_ONLY}
         shape = asdict(self.split)
         if name == "decomposed":
             shape = {k: v for k, v in shape.items() if k not in ("binarizer", "bits")}

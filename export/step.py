@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
+from transformers.models.bert.modeling_bert import BertLayer
 
 from export.data import Batch, Passage, batches
 from export.full import FullReader, gather
+from export.graphs import OutlierLinear
 from export.losses import early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
 from export.reader import Reading, SplitReader
 from export.recipe import Recipe, StepConfig
@@ -101,6 +103,34 @@ def _attention(
     return (weights.flatten(0, 1) @ v.flatten(0, 1)).unflatten(0, q.shape[:2])
 
 
+def round_inputs(reader: nn.Module) -> None:
+    """
+    Let a reader's BERT layers see what the products of int8 graphs see: inputs in 256 steps from a text's least to its
+    largest, the few largest channels of the feed-forward blocks apart (`export.graphs.OutlierLinear`). Gradients pass.
+
+    Weights stay as they are: what rounding does to them is the same for every text, and small.
+    """
+
+    def rounded(dense: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        x = inputs[0]
+        with torch.no_grad():
+            rest = x
+            if dense in apart:
+                rest = x.clone()
+                rest[..., x.abs().flatten(0, -2).amax(0).topk(OutlierLinear.channels).indices] = 0
+            low, high = rest.amin((1, 2), keepdim=True).clamp(max=0), rest.amax((1, 2), keepdim=True).clamp(min=0)
+            width = ((high - low) / 255).clamp(min=1e-6)
+            off = (rest / width).round_().mul_(width).sub_(rest)
+        return (x + off,)
+
+    layers = [layer for layer in reader.modules() if isinstance(layer, BertLayer)]
+    apart = {block.dense for layer in layers for block in (layer.intermediate, layer.output)}
+    for layer in layers:
+        for dense in layer.modules():
+            if isinstance(dense, nn.Linear):
+                dense.register_forward_pre_hook(rounded)
+
+
 class Trainer:
     """One step of a run: its reader, its teachers, optimiser, position, and the folder that holds them."""
 
@@ -122,6 +152,8 @@ class Trainer:
         self.config: StepConfig = recipe.step(step)
         self.reader = reader.to(device)
         self.teacher = teacher.to(device).eval().requires_grad_(False) if teacher is not None else None
+        if self.config.rounded:
+            round_inputs(self.reader)
         self.sentences, self._short = sentences, short
         self._common = common.to(device) if common is not None else None
         named = [(n, p) for n, p in reader.named_parameters() if p.requires_grad]
@@ -131,6 +163,8 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.averaged: dict[str, Tensor] = {}
+        """The mean of the weights after each of the last steps so far."""
         self.step = 0
         self.seconds = 0.0
         """Wall time of the training steps so far."""
@@ -150,7 +184,7 @@ class Trainer:
         self.reader.load_state_dict(state["reader"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.averaged = state["step"], state["seconds"], state["averaged"]
         return True
 
     def save(self) -> None:
@@ -161,6 +195,7 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "averaged": self.averaged,
             "recipe": self.recipe.upto(self.name),
             "inputs": self.inputs,
         }
@@ -181,6 +216,7 @@ class Trainer:
             losses = self._step(batch)
             self.seconds += time.monotonic() - began
             mean |= {name: 0.98 * mean.get(name, value) + 0.02 * value for name, value in losses.items()}
+            self._average()
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in mean.items()})
             if self.step % eval_every == 0 or self.step == config.steps:
@@ -198,6 +234,18 @@ class Trainer:
             "dev": {"passages": len(dev), **figures},
         }
         (self.folder / "train.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the weights after a step into the mean of the last ones, which the last step leaves the reader with."""
+        last = round(self.config.average * self.config.steps)
+        taken = self.step - (self.config.steps - last)
+        if taken < 1:
+            return
+        for name, weight in self.reader.named_parameters():
+            self.averaged.setdefault(name, weight.detach().clone()).lerp_(weight, 1 / taken)
+            if taken == last:
+                weight.copy_(self.averaged[name])
 
     def _evaluate(self, dev: Sequence[Passage]) -> dict[str, float]:
         common = self._common if self.config.bare == 1 else None

@@ -298,6 +298,8 @@ def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
         for loss in ("early", "sentences"):
             if getattr(recipe.step(step), loss):
                 raise ExportError(f"[{step}] {loss} is a loss of the extractive reader: leave it 0 for a T5")
+        if recipe.step(step).rounded:
+            raise ExportError(f"[{step}] rounded knows a BERT's layers: leave it false for a T5")
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,11 +21,12 @@ from transformers import BertModel
 from export.cli import cli
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
+from export.graphs import OutlierLinear
 from export.losses import logit_distillation
 from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
 from export.recipe import Recipe, load_recipe, make_recipe
 from export.saved import alone_in, load_full, load_reader
-from export.step import MatmulAttention, Trainer, body_states, read_full, read_split, span_overlaps
+from export.step import MatmulAttention, Trainer, body_states, read_full, read_split, round_inputs, span_overlaps
 from export.train import agreed, train
 from store.bundle import file_hash
 from store.errors import ExportError
@@ -302,9 +306,10 @@ def test_a_step_left_out_needs_no_teacher(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_default_binarized_step_trains_and_goes_on(folder: Path, tmp_path: Path, whole_run: Path) -> None:
-    """The binarizer, teacher and bare words of the default recipe, stopped and gone on with."""
+    """The binarizer, teacher and bare words of the default recipe, averaged, stopped and gone on with."""
     data, split = [folder / "train.jsonl"], replace(Recipe().split, **{k: getattr(SPLIT, k) for k in SHAPE})
-    settings = replace(RECIPE, split=split, binarized=replace(Recipe().binarized, steps=4, sentences_every=2))
+    step = replace(Recipe().binarized, steps=4, sentences_every=2, average=0.75, rounded=True)
+    settings = replace(RECIPE, split=split, binarized=step)
     stopped = tmp_path / "stopped" / "binarized"
     whole = train(folder / "bert", data, data, tmp_path / "whole", settings, share=whole_run, save_every=2)
     save, saved = Trainer.save, []
@@ -324,6 +329,58 @@ def test_the_default_binarized_step_trains_and_goes_on(folder: Path, tmp_path: P
     assert int(one["binarizer.edge"]) == 3
     for name in one:
         assert torch.allclose(one[name], other[name], atol=1e-5), name
+
+
+def test_a_reader_is_left_with_the_mean_of_its_last_weights(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen = [folder / "train.jsonl"], []
+    step = Trainer._step
+
+    def watched(self: Trainer, batch: Batch) -> dict[str, float]:
+        losses = step(self, batch)
+        seen.append({name: weight.detach().clone() for name, weight in self.reader.named_parameters()})
+        return losses
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    settings = recipe(full={"steps": 5, "average": 0.6}, decomposed={"steps": 0}, binarized={"steps": 0})
+    train(folder / "bert", data, data, tmp_path / "run", settings)
+    left = dict(load_full(tmp_path / "run" / "full").named_parameters())
+    assert len(seen) == 5
+    for name, weight in left.items():
+        assert torch.allclose(weight, torch.stack([each[name] for each in seen[2:]]).mean(0), atol=1e-6), name
+    assert not torch.allclose(left["span.weight"], seen[-1]["span.weight"], atol=1e-6)
+
+
+def test_products_see_what_those_of_int8_graphs_see(folder: Path) -> None:
+    """ONNX Runtime's own rounding of each text, and gradients as if there were none."""
+    reader = SplitReader(load_bert(folder / "bert"), SPLIT)
+    quantize = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+            onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        ],
+        "rounding",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None, None])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, None])],
+    )
+    model = onnx.helper.make_model(quantize, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    layer = reader.upper.layers[0]
+    plain, wide = layer.attention.self.query, layer.intermediate.dense
+    x = torch.randn(2, 7, plain.in_features, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    before = [plain(x), wide(x)]
+    (exact,) = torch.autograd.grad(before[0].sum(), x)
+    round_inputs(reader)
+    for dense, apart in ((plain, 0), (wide, OutlierLinear.channels)):
+        largest = x.abs().flatten(0, 1).amax(0).topk(apart).indices.tolist()
+        rounded = x.detach().numpy().copy()
+        rounded[..., largest] = 0
+        rounded = np.stack([session.run(None, {"x": text})[0] for text in rounded])
+        rounded[..., largest] = x.detach().numpy()[..., largest]
+        assert torch.allclose(dense(x), F.linear(torch.from_numpy(rounded), dense.weight, dense.bias), atol=1e-5)
+    assert not torch.allclose(plain(x), before[0], atol=1e-4)
+    assert torch.equal(torch.autograd.grad(plain(x).sum(), x)[0], exact)
 
 
 def test_a_run_takes_what_another_has_finished_by_the_same_recipe(
