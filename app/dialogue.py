@@ -2,6 +2,7 @@
 Follow-up questions: which ones lean on the question before, and what is read in their place.
 
     How much did it rain in 2022?   and in 2023?              -> How much did it rain in 2023?
+    When was the boiler serviced?   and the next one?         -> When was the next one? boiler serviced
     Who repaired the fence?         how much did he charge?   -> how much did he charge? repaired fence
 
 Decided by words alone, in English. A piece of a question takes the place of its like in the one before (a year for a
@@ -65,7 +66,8 @@ def follow_up(question: str, earlier: str | None) -> str | None:
     if not words:
         return _with_topic(question, earlier) if led else None
     if _is_piece(words, led):
-        return _exchanged(rest.strip(" ?!."), earlier)
+        read = _exchanged(rest.strip(" ?!."), earlier)
+        return _with_topic(read, earlier) if _ONE.search(rest) else read  # "the next one" says nothing of what it is
     thin = len(_content(words)) <= 1
     bare = thin and len(words) <= _LONGEST_BARE and not _WH.isdisjoint(words) and _AUXILIARY.isdisjoint(words)
     if bare or (led and thin) or _points_back(rest):

@@ -23,6 +23,7 @@ BOILER = "When was the boiler serviced?"
         (RAIN, "2023?", "How much did it rain in 2023?"),
         (RAIN, "and in May 2023?", "How much did it rain in May 2023?"),
         ("Who came in May?", "and in June?", "Who came in June?"),
+        (BOILER, "and the next one?", "When was the next one? boiler serviced"),
         (RENT, "and in Lisbon?", "What is the rent of the flat in Lisbon?"),
         (RENT, "what about the one in Lisbon?", "What is the rent of the flat in Lisbon?"),
         (RENT, "for Jane?", "What is the rent of the flat in Berlin for Jane?"),
