@@ -224,7 +224,11 @@ def test_every_command_that_prints_json_is_documented_and_called_here() -> None:
     assert list(documented()) == list(CALLS)
 
 
-def test_what_is_printed_is_what_is_documented(run: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_printed_is_what_is_documented(
+    run: Run, desk: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text('[chat.keys]\n"chat.open" = "f9"\n')
     (desk / "notes" / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
     (desk / "notes" / "away.md").write_text("Soon gone.\n")
     assert run("index", desk / "notes").code == 5
