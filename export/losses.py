@@ -44,8 +44,8 @@ def span_loss(batch: Batch, start: Tensor, end: Tensor) -> Tensor:
     gold = batch.gold_pair.clamp(min=0)
     for logits, target in ((start, batch.start), (end, batch.end)):
         per_pair = torch.logsumexp(logits.float(), dim=1)
-        table = per_pair.new_full((questions, 3), -1e4)
-        table[:, 2] = 0.0
+        table = per_pair.new_full((questions, int(batch.slot.max()) + 2), -1e4)
+        table[:, -1] = 0.0
         table = table.index_put((batch.pair_question, batch.slot), per_pair)
         at = target.clamp(max=logits.shape[1] - 1)
         right = torch.where(answered, logits.float()[gold, at], 0.0)

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from export.reader import SplitConfig
 from store.errors import ExportError
@@ -61,7 +61,7 @@ _TASK_ONLY = (
     "rounded",
 )
 """The settings that the full step heeds: its only loss is the task's."""
-_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False))
+_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False), ("others", 1))
 """Settings that came later, as they were before: the records of older runs lack them."""
 
 
@@ -118,7 +118,7 @@ class DataConfig:
     """Padded question-passage tokens a batch."""
     seed: int = 0
     """Decides the order of the batches: a run that goes on from another run's reader wants one of its own."""
-    others: ClassVar[int] = 1
+    others: int = 1
     """Most passages next to the right one."""
 
 
@@ -161,7 +161,7 @@ class Recipe:
 
     def upto(self, name: str) -> dict[str, Any]:
         """What decides the weights at the end of a step: its own table, those before it, data and shape."""
-        known: dict[str, Any] = {"data": asdict(self.data)}
+        known: dict[str, Any] = {"data": {k: v for k, v in asdict(self.data).items() if (k, v) not in _LATER}}
         for step in STEPS[: STEPS.index(name) + 1]:
             known[step] = {k: v for k, v in asdict(self.step(step)).items() if (k, v) not in _LATER}
         known["full"] = {k: v for k, v in known["full"].items() if k in _TASK_ONLY}

@@ -22,8 +22,17 @@ from export.cli import cli
 from export.data import Batch, batches, load_passages, load_tokenizer, read_rows
 from export.full import FullReader
 from export.graphs import OutlierLinear
-from export.losses import logit_distillation
-from export.reader import RetrievalHead, SplitConfig, SplitReader, load_bert, run_last_layer, run_layers, shared_tokens
+from export.losses import logit_distillation, task_loss
+from export.reader import (
+    Reading,
+    RetrievalHead,
+    SplitConfig,
+    SplitReader,
+    load_bert,
+    run_last_layer,
+    run_layers,
+    shared_tokens,
+)
 from export.recipe import Recipe, load_recipe, make_recipe
 from export.saved import alone_in, load_full, load_reader
 from export.step import MatmulAttention, Trainer, body_states, read_full, read_split, round_inputs, span_overlaps
@@ -104,6 +113,23 @@ def test_a_second_passage_stands_next_to_the_right_one(folder: Path) -> None:
     assert batch.slot.bincount().tolist() == [len(right), len(right)]
     other = batch.slot == 1
     assert (batch.pair_passage[other] != right[batch.pair_question[other]]).all()
+
+
+def test_scores_are_normalised_over_all_passages_of_a_question(folder: Path) -> None:
+    passages = load_passages([folder / "train.jsonl"], load_tokenizer(folder / "bert"), window=40)
+    batch = next(iter(batches(passages, 4096, 0, 0.3, 1.0, others=3)))
+    seen = batch.pair_question.bincount()
+    assert int(seen.max()) > 2
+    assert (batch.gold_pair < 0).any()
+    n = batch.body_ids.shape[1]
+    start, end = torch.randn(2, len(batch.pair_question), n, generator=torch.Generator().manual_seed(4))
+    wanted = []
+    for question, pair in enumerate(batch.gold_pair.tolist()):
+        for logits, place in ((start, batch.start[question]), (end, batch.end[question])):
+            every = torch.cat([logits[batch.pair_question == question].flatten(), torch.zeros(1)])
+            wanted.append(every.logsumexp(0) - (logits[pair, place] if pair >= 0 else 0.0))
+    loss = task_loss(batch, Reading(start, end, torch.empty(0), None))
+    assert torch.allclose(loss, torch.stack(wanted).mean(), atol=1e-5)
 
 
 def test_a_code_weighs_each_token_and_no_padding() -> None:
