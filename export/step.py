@@ -184,7 +184,8 @@ class Trainer:
         self.reader.load_state_dict(state["reader"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.seconds, self.averaged = state["step"], state["seconds"], state["averaged"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.averaged = state.get("averaged", {})  # checkpoints from before there was averaging have none
         return True
 
     def save(self) -> None:
