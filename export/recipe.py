@@ -40,6 +40,7 @@ _RANGES = {
     "short": (0, 1),
     "bare": (0, 1),
     "average": (0, 1),
+    "exact": (0, 1),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
     "second": (0, 1),
@@ -61,7 +62,7 @@ _TASK_ONLY = (
     "rounded",
 )
 """The settings that the full step heeds: its only loss is the task's."""
-_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False), ("others", 1))
+_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False), ("others", 1), ("exact", 0.0))
 """Settings that came later, as they were before: the records of older runs lack them."""
 
 
@@ -98,6 +99,8 @@ class StepConfig:
     """Weight of the passage representation recovery."""
     bare: float = 0.0
     """Share of the passages whose common words are restored without their bits, as in a compacted store."""
+    exact: float = 0.0
+    """Share of the steps that read the passages' own states, not those restored: what a second look reads."""
     early: float = 0.5
     """Weight of the early span head's task loss."""
     sentences: float = 1.0

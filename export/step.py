@@ -250,7 +250,11 @@ class Trainer:
 
     def _evaluate(self, dev: Sequence[Passage]) -> dict[str, float]:
         common = self._common if self.config.bare == 1 else None
-        return evaluate(self.reader, dev, self.name == "binarized", self.device, common)
+        figures = evaluate(self.reader, dev, self.name == "binarized", self.device, common)
+        if self.config.exact:
+            exact = evaluate(self.reader, dev, False, self.device)
+            figures |= {f"exact_{name}": value for name, value in exact.items()}
+        return figures
 
     def _batches(self, train: Sequence[Passage]) -> Iterator[Batch]:
         """Batches from the step's own position on, epoch after epoch, up to its last."""
@@ -289,8 +293,9 @@ class Trainer:
         if isinstance(self.reader, FullReader | FullT5):
             return {"task": task_loss(batch, read_full(self.reader, batch))}
         self.reader.binarizer.anneal(self.step)
+        turns = int((self.step + 1) * config.exact) - int(self.step * config.exact)
         reading, h_p, h_q, bodies, restored = read_split(
-            self.reader, batch, self.name == "binarized", self._bare(batch, self.step)
+            self.reader, batch, self.name == "binarized" and not turns, self._bare(batch, self.step)
         )
         losses = {"task": task_loss(batch, reading)}
         if config.early:
