@@ -86,7 +86,7 @@ class FloatSplitReader(TextReader):
 
     def states(self, passage: PassageBits, ids: Sequence[int]) -> Floats:
         """Lower states (1, n, d) of a passage's tokens."""
-        return _float_states(self.bundle, passage, ids)
+        return self.bundle.states(passage.heading, ids, SPLIT_LOWER)
 
     def logits(self, question: EncodedQuestion, passage: PassageBits, ids: Sequence[int]) -> tuple[Floats, Floats]:
         """Start and end logits (n,) over a passage's tokens."""
@@ -133,22 +133,13 @@ class FloatSplitGenerative(GenerativeReader):
     def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
         """Last encoder states (t, d), each of one token (t,)."""
         ids = self.bundle.tokenize(passage.text).ids
-        return self.encode_above(question, ids, {"states": _float_states(self.bundle, passage, ids)})
+        return self.encode_above(question, ids, {"states": self.bundle.states(passage.heading, ids, SPLIT_LOWER)})
 
 
 def _float_question(bundle: Bundle, question: EncodedQuestion) -> EncodedQuestion:
     """A question through the lower encoder from before its states were binarized."""
     (states,) = bundle.run(SPLIT_LOWER, ["states"], {"ids": question.ids})
     return replace(question, states=states)
-
-
-def _float_states(bundle: Bundle, passage: PassageBits, ids: Sequence[int]) -> Floats:
-    """What that makes of a passage's tokens: states (1, n, d)."""
-    before, after = bundle.surround(passage.heading)
-    whole = np.array([[*before, *ids, *after]], dtype=np.int64)
-    (states,) = bundle.run(SPLIT_LOWER, ["states"], {"ids": whole})
-    body: Floats = states[:, len(before) : len(before) + len(ids)]
-    return body
 
 
 def _check_graphs(bundle: Bundle, names: Sequence[str]) -> None:

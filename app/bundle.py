@@ -170,6 +170,14 @@ class Bundle:
             code=pack(code[0]).tobytes(),
         )
 
+    def states(self, heading: str, ids: Sequence[int], graph: str = LOWER) -> Floats:
+        """What a lower graph makes of a passage's ids (n,) below its heading: states (1, n, d)."""
+        before, after = self.surround(heading)
+        whole = np.array([[*before, *ids, *after]], dtype=np.int64)
+        (states,) = self.run(graph, ["states"], {"ids": whole})
+        body: Floats = states[:, len(before) : len(before) + len(ids)]
+        return body
+
     def surround(self, heading: str) -> tuple[list[int], list[int]]:
         """What stands before and after a passage's tokens: [CLS] heading [SEP], [SEP]; with </s> alone in a T5."""
         return [*self.before, *self._cut_heading(heading)[1], self.end], [self.end]
@@ -209,16 +217,36 @@ class Bundle:
         self, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: npt.NDArray[np.float16]
     ) -> Survey:
         """One passage's ids, bits (n, m / 8) and scales (n,) through the first upper layer."""
-        passage = np.array([ids], dtype=np.int64)
-        inputs: dict[str, npt.NDArray[Any]] = {
+        return self._survey(self.upper_inputs(question, ids, bits, scale, None))
+
+    def look(self, question: EncodedQuestion, ids: Sequence[int], heading: str) -> Survey:
+        """The same without bits: from the states that the lower graph gives the passage's ids below its heading."""
+        bits = np.zeros((len(ids), self.manifest.bits // 8), np.uint8)
+        scale = np.zeros(len(ids), np.float16)
+        return self._survey(self.upper_inputs(question, ids, bits, scale, self.states(heading, ids)))
+
+    def upper_inputs(
+        self,
+        question: EncodedQuestion,
+        ids: Sequence[int],
+        bits: Bits,
+        scale: npt.NDArray[np.float16],
+        states: Floats | None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What the upper graph of an extractive reader takes; with states (1, n, d) it does not look at the bits."""
+        return {
             "question_states": question.states,
             "question_ids": question.ids,
-            "ids": passage,
+            "ids": np.array([ids], dtype=np.int64),
             "bits": bits[None],
             "scale": scale[None],
+            "states": np.zeros((1, 1, self.manifest.hidden_size), np.float32) if states is None else states,
+            "exact": np.array([states is not None]),
         }
+
+    def _survey(self, inputs: dict[str, npt.NDArray[Any]]) -> Survey:
         joint, relevance = self.run(UPPER, ["joint", "relevance"], inputs)
-        return Survey(passage, joint, float(relevance[0]))
+        return Survey(inputs["ids"], joint, float(relevance[0]))
 
     def span_logits(self, question: EncodedQuestion, survey: Survey) -> tuple[Floats, Floats]:
         """The other upper layers and the span head -> start and end logits (n,) of a surveyed passage; 0: no answer."""

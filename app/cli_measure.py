@@ -48,6 +48,12 @@ _every_option = click.option(
 @passages_option
 @click.option("--finish", metavar="N", type=click.IntRange(1), help="Passages that the reader reads to the end.")
 @click.option(
+    "--looks",
+    metavar="N",
+    type=click.IntRange(0),
+    help="Passages it looks at again without bits, at most; 0: bits alone.",
+)
+@click.option(
     "--ratio", metavar="R", type=click.FloatRange(0, 0.5), help="Share of tokens that a generative reader merges."
 )
 @click.option(
@@ -66,6 +72,7 @@ def evaluate(
     readers: tuple[str, ...],
     passages: int,
     finish: int | None,
+    looks: int | None,
     ratio: float | None,
     beams: int | None,
     every: int,
@@ -92,7 +99,7 @@ def evaluate(
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary
 
-    with _examination(places, questions, opened, every, finish, ratio, beams) as examination:
+    with _examination(places, questions, opened, every, finish, ratio, beams, looks) as examination:
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
@@ -163,6 +170,7 @@ def _examination(
     finish: int | None = None,
     ratio: float | None = None,
     beams: int | None = None,
+    looks: int | None = None,
 ) -> Iterator[Examination]:
     """The questions of a file over an open bundle and, if asked for, the store."""
     from app.bundle import Bundle
@@ -171,12 +179,12 @@ def _examination(
     chosen = load_questions(questions)
     bundle = Bundle.open(places.bundle, places.device)
     if not opened:
-        yield Examination(chosen, bundle, None, every, finish, ratio, beams)
+        yield Examination(chosen, bundle, None, every, finish, ratio, beams, looks)
         return
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store, every, finish, ratio, beams)
+        yield Examination(chosen, bundle, store, every, finish, ratio, beams, looks)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

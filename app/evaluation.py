@@ -203,15 +203,16 @@ class Examination:
         finished: int | None = None,
         ratio: float | None = None,
         beams: int | None = None,
+        looks: int | None = None,
     ) -> None:
         """
         Of the questions every n-th is asked; the others say what belongs to an article.
 
-        `finished` is how many passages the binarized reader reads to the end; `ratio` and `beams` are a generative
-        one's.
+        `finished` is how many passages the binarized reader reads to the end, `looks` at how many it looks again;
+        `ratio` and `beams` are a generative one's.
         """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
-        self._settings = (finished, ratio, beams)
+        self._settings = (finished, ratio, beams, looks)
         kept = store.setting(SETTING) if store else None
         self.calibration = in_force(kept, bundle.manifest)
         self._readers: dict[str, Reader] = {}
@@ -225,7 +226,7 @@ class Examination:
             UsageError: If a setting is not its kind's.
         """
         if name not in self._readers:
-            *_, beams = self._settings
+            _, _, beams, _ = self._settings
             self._readers[name] = (
                 open_reader(self.bundle, *self._settings)
                 if name == "binarized"

@@ -5,7 +5,8 @@ Ways to make stored tokens smaller, by what they cost in answers: one table of b
     python -m benchmarks.compression val.db validation.jsonl.gz --every 16 [--open] [--only ours,paper]
 
 Each question reads the passages of its own context or, with `--open`, the 20 best of the store: the same ones for every
-way, so differences are paired. Bytes count vectors, scales, masks, pointers and passage codes over the whole store.
+way, so differences are paired. What the reader looks at again it reads without bits: `--looks 0` says what they alone
+are worth. Bytes count vectors, scales, masks, pointers and passage codes over the whole store.
 
 - ours: common words without vectors, the rest in runs of neighbours (store.runs), as `btr-assistant compact` does.
 - paper: BTR section 3.2. Common words collapse to one vector an id; the others merge with vectors of their own id by
@@ -35,7 +36,7 @@ import numpy.typing as npt
 from app.bundle import Bundle
 from app.evaluation import best, exact, f1, load_questions
 from app.places import EMBEDDED_BUNDLE
-from app.reader import ExtractiveReader, PassageBits
+from app.reader import LOOKS, ExtractiveReader, PassageBits
 from app.retriever import Retriever
 from store.codec import Bits, Floats, Packed, decoded_scales, encoded_scales, read_packed, unpack
 from store.records import StoredPassage
@@ -235,6 +236,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="ask every n-th question")
     parser.add_argument("--open", dest="opened", action="store_true", help="read what is retrieved")
     parser.add_argument("--only", default=",".join(WAYS), help="ways to measure, by name")
+    parser.add_argument("--looks", type=int, default=LOOKS, help="passages looked at again without bits; 0: bits alone")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED_BUNDLE)
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
@@ -254,7 +256,7 @@ def main() -> None:
             else:
                 chosen = contexts[hashlib.sha256((question.context or "").encode()).hexdigest()]
             asked.append((question, encoded, chosen))
-    reader = ExtractiveReader(bundle)
+    reader = ExtractiveReader(bundle, looks=options.looks)
 
     def scores(bits: Bits, scale: Floats) -> npt.NDArray[np.float64]:
         """EM and F1 of every question (q, 2), in percent."""

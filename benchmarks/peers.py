@@ -136,9 +136,9 @@ class Over(Peer):
 class OverBits(Over):
     """Ours: bits from the store."""
 
-    def __init__(self, setup: Setup, finished: int | None = None) -> None:
+    def __init__(self, setup: Setup, finished: int | None = None, looks: int | None = None) -> None:
         super().__init__(setup)
-        self.reader = open_reader(self.bundle, finished)
+        self.reader = open_reader(self.bundle, finished, looks=looks)
 
     def load(self, found: Sequence[StoredPassage]) -> list[PassageBits]:
         bits = self.store.token_bits([passage.id for passage in found])
@@ -256,6 +256,7 @@ class Kind(NamedTuple):
 OURS, UNSPLIT, RETRIEVAL = "ours", "unsplit-int8", "retrieval"
 KINDS: dict[str, Kind] = {
     OURS: Kind("ours", OverBits),
+    "ours-bits": Kind("ours, bits alone: no second look", lambda setup: OverBits(setup, looks=0)),
     "ours-all": Kind("ours, all passages read to the end", lambda setup: OverBits(setup, sys.maxsize)),
     "states-float16": Kind(
         "split, float16 states (DeFormer), int8",

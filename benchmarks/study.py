@@ -5,10 +5,10 @@ Studies: the same data, the same budget, one thing different; each prints one ta
     python -m benchmarks.study depth      ...
     python -m benchmarks.study ablations  ...
 
-Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` has finished by the same
-recipe, from the same --start-full, --start and --retrieved, are taken from it. Figures are `train.json`'s: token-level
-exact match and F1 in torch, given the passage, on 500 held-out passages. They steer; what is reported of the program
-comes from `btr-assistant eval`.
+Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` or the first variant has
+finished by the same recipe, from the same --start-full, --start and --retrieved, are taken from there. Figures are
+`train.json`'s: token-level exact match and F1 in torch, given the passage, on 500 held-out passages. They steer; what
+is reported of the program comes from `btr-assistant eval`.
 
 With `--notes` and `--questions` every variant is also exported, indexes the notes and answers every n-th of the
 questions from them, through the int8 graphs: what depth costs in time is seen there.
@@ -139,6 +139,7 @@ def main() -> None:
     if bool(options.notes) != bool(options.questions):
         parser.error("--notes and --questions belong together")
     lines, held = [], held_share(options.checkpoint, options.validation)
+    base = options.base
     for number, (name, settings) in enumerate(STUDIES[options.study].items()):
         if options.only and not any(text in name for text in options.only):
             continue
@@ -154,13 +155,14 @@ def main() -> None:
                     out,
                     recipe,
                     options.device,
-                    options.base,
+                    base,
                     options.start_full,
                     options.start,
                     retrieved=options.retrieved,
                     dev_passages=500,
                     eval_every=10_000,
                 )
+            base = out if base == options.base else base
             shown += [f"{figures[step]['em']:.1f} / {figures[step]['f1']:.1f}" if step in figures else "-" for step in
                       ("full", "decomposed", "binarized")]  # fmt: skip
             if options.notes:

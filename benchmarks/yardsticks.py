@@ -152,13 +152,7 @@ def roofline(bundle: Bundle, question: str, passages: Sequence[PassageBits], sec
     """The upper graph over some passages against this processor, in words; each thing is measured for `seconds`."""
     encoded = bundle.encode_question(question)
     inputs: list[Arrays] = [
-        {
-            "question_states": encoded.states,
-            "question_ids": encoded.ids,
-            "ids": np.array([bundle.tokenize(passage.text).ids], dtype=np.int64),
-            "bits": passage.bits[None],
-            "scale": passage.scale[None],
-        }
+        bundle.upper_inputs(encoded, bundle.tokenize(passage.text).ids, passage.bits, passage.scale, None)
         for passage in passages
     ]
     names, threads = bundle.outputs(UPPER), bundle.threads

@@ -329,27 +329,31 @@ def _parity_torch(reader: SplitReader | SplitT5, floats: Path, tokenizer: Tokeni
 
 
 Reads = Callable[[Path], Callable[[dict[str, np.ndarray]], np.ndarray]]
-"""A folder of graphs -> what turns a question and a passage's bits, as the upper graph takes them, into logits."""
+"""A folder of graphs -> what turns a question, a passage's bits and its states into logits."""
 
 
 def _span_logits(folder: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-    """Start and end logits of an extractive reader."""
+    """Start and end logits of an extractive reader, from the bits and from the states."""
     upper, span = _session(folder / UPPER), _session(folder / SPAN)
 
     def read(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        (joint,) = upper.run(["joint"], inputs)
-        rest = {"joint": joint, "question_ids": inputs["question_ids"], "ids": inputs["ids"]}
-        return np.stack(span.run(["start", "end"], rest))
+        logits = []
+        for exact in (False, True):
+            (joint,) = upper.run(["joint"], {**inputs, "exact": np.array([exact])})
+            rest = {"joint": joint, "question_ids": inputs["question_ids"], "ids": inputs["ids"]}
+            logits += span.run(["start", "end"], rest)
+        return np.stack(logits)
 
     return read
 
 
 def _first_logits(folder: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-    """Log probabilities (V,) of the first token of a generative reader's answer."""
+    """Log probabilities (V,) of the first token of a generative reader's answer, from the bits."""
     upper, cross, decoder = (_session(folder / name) for name in (UPPER, CROSS, DECODER))
 
     def read(inputs: dict[str, np.ndarray]) -> np.ndarray:
-        (encoded,) = upper.run(["encoded"], {**inputs, "ratio": np.array(0, np.float32)})
+        stored = {name: value for name, value in inputs.items() if name != "states"}
+        (encoded,) = upper.run(["encoded"], {**stored, "ratio": np.array(0, np.float32)})
         names = [output.name for output in cross.get_outputs()]
         keys = dict(zip(names, cross.run(None, {"encoded": encoded}), strict=True))
         _, heads, _, size = next(iter(keys.values())).shape
@@ -379,7 +383,7 @@ def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer, reads: Reads)
     for question, passage, body in _probes(tokenizer):
         bits, code, logits = [], [], []
         for lower, read in sessions:
-            packed, scale, passage_code = lower.run(["bits", "scale", "code"], {"ids": passage})
+            packed, scale, passage_code, own = lower.run(["bits", "scale", "code", "states"], {"ids": passage})
             (states,) = lower.run(["states"], {"ids": question})
             inputs = {
                 "question_states": states,
@@ -387,6 +391,7 @@ def _parity_graphs(floats: Path, ints: Path, tokenizer: Tokenizer, reads: Reads)
                 "ids": passage[:, body],
                 "bits": packed[:, body],
                 "scale": scale[:, body].astype(np.float16),
+                "states": own[:, body],
             }
             bits.append(packed[:, body])
             code.append(passage_code[0] / np.linalg.norm(passage_code[0]))

@@ -3,7 +3,8 @@ The trained reader as graphs: what exactly crosses into ONNX, and the `OnnxConfi
 
     lower.onnx   ids (b, n) -> states (b, n, d), bits (b, n, m/8) uint8, scale (b, n), code (b, c)
     upper.onnx   question_states (1, q, d), question_ids (1, q), ids (p, n), bits (p, n, m/8) uint8,
-                 scale (p, n) float16 -> joint (p, q + n, d), relevance (p,)
+                 scale (p, n) float16, states (p, n or 1, d), exact (p,) bool: true where a passage is read from
+                 its states, not from its bits -> joint (p, q + n, d), relevance (p,)
     span.onnx    joint (p, q + n, d), question_ids (1, q), ids (p, n)
                  -> start (p, n), end (p, n), relative to each passage's null logit
 
@@ -15,7 +16,8 @@ and, for measuring against, the readers of the steps before (`btr-export bundle 
 
 A generative reader (T5) has the same lower graph, and above it
 
-    upper.onnx    as above with ratio () -> encoded (p, t, d), size (p, t): of how many tokens, 0 is padding
+    upper.onnx    as above with ratio () for states and exact
+                  -> encoded (p, t, d), size (p, t): of how many tokens, 0 is padding
     cross.onnx    encoded (1, t, d) -> the decoder's cross-attention: past_key_values.I.encoder.key and .value
     decoder.onnx  Optimum's T5 decoder with past, whose first call has a past of length 0; one output more:
                   attention (b, t), what the last token paid to each state, the mean over layers and heads
@@ -188,9 +190,16 @@ class UpperGraph(StoredPart):
     """Question states and stored bits -> joint states above the first layer; bits are unpacked in here."""
 
     def forward(
-        self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor
+        self,
+        question_states: Tensor,
+        question_ids: Tensor,
+        ids: Tensor,
+        bits: Tensor,
+        scale: Tensor,
+        states: Tensor,
+        exact: Tensor,
     ) -> dict[str, Tensor]:
-        p = self.restore(ids, bits, scale)
+        p = torch.where(exact[:, None, None], states, self.restore(ids, bits, scale))
         joint, start, end = self.reader.upper.survey(*self.join(question_states, question_ids, p, ids))
         return {"joint": joint, "relevance": start.amax(dim=1) + end.amax(dim=1)}
 
@@ -314,6 +323,7 @@ class _GraphInputs(DummyInputGenerator):
 
     SUPPORTED_INPUT_NAMES = (
         "question_states", "question_ids", "ids", "segments", "bits", "scale", "states", "joint", "encoded", "ratio",
+        "exact",
     )  # fmt: skip
 
     def __init__(self, task: str, normalized_config: NormalizedConfig, **shapes: Any) -> None:
@@ -333,6 +343,8 @@ class _GraphInputs(DummyInputGenerator):
             return ids
         if input_name == "ratio":
             return torch.tensor(0.2)
+        if input_name == "exact":
+            return torch.arange(self.passages) % 2 == 1
         if input_name == "segments":
             return torch.ones(self.passages, self.length, dtype=torch.int64)
         if input_name in ("question_states", "states", "joint", "encoded"):
@@ -354,6 +366,7 @@ _AXES: dict[str, dict[int, str]] = {
     "bits": {0: "passages", 1: "passage_length"},
     "scale": {0: "passages", 1: "passage_length"},
     "states": {0: "passages", 1: "passage_length"},
+    "exact": {0: "passages"},
     "code": {0: "passages"},
     "ratio": {},
     "encoded": {0: "passages", 1: "passage_length"},
@@ -390,8 +403,12 @@ class LowerOnnxConfig(GraphConfig):
 
 
 class UpperOnnxConfig(GraphConfig):
-    input_names = ("question_states", "question_ids", "ids", "bits", "scale")
+    input_names = ("question_states", "question_ids", "ids", "bits", "scale", "states", "exact")
     output_names = ("joint", "relevance")
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        return {**super().inputs, "states": {0: "passages", 1: "states_length"}}
 
 
 class SpanOnnxConfig(GraphConfig):

@@ -18,7 +18,7 @@ from typing import Any
 
 from store.errors import ModelError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "manifest.json"
 TOKENIZER, LOWER, UPPER, SPAN = "tokenizer.json", "lower.onnx", "upper.onnx", "span.onnx"
 FULL, SPLIT_LOWER, SPLIT_UPPER = "full.onnx", "split-lower.onnx", "split-upper.onnx"

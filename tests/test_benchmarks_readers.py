@@ -264,7 +264,7 @@ def test_the_command_prints_one_table(
     [
         (["--passages", "0"], 2, "readers: --passages 0: give numbers from 1 to 200"),
         (["--passages", "5,x"], 2, "readers: --passages 5,x"),
-        (["--only", "ours,oars"], 2, "readers: --only ours,oars: give some of ours, ours-all"),
+        (["--only", "ours,oars"], 2, "readers: --only ours,oars: give some of ours, ours-bits"),
         (["--count", "0"], 2, "readers: --count, --threads and --budget are 1 or more"),
     ],
 )

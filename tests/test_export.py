@@ -12,7 +12,7 @@ import torch
 
 import export.bundle
 from app.baselines import FloatSplitReader, FullReader
-from app.bundle import Bundle
+from app.bundle import Bundle, Survey
 from app.places import EMBEDDED_BUNDLE
 from app.reader import PassageBits
 from export.binarizer import rms
@@ -66,7 +66,7 @@ def assert_twins(run: Path, floats: Path) -> None:
     bare = np.arange(len(ids)) % 3 == 0
     scale = np.where(bare, np.float16(0), scale)
     question = bundle.encode_question("when was the boiler serviced?")
-    start, end = bundle.span_logits(question, bundle.survey(question, ids, bits, scale))
+    restored_logits = bundle.span_logits(question, bundle.survey(question, ids, bits, scale))
     head = bundle.tokenizer.encode("heating", add_special_tokens=False).ids
     whole = torch.tensor([[2, *head, 3, *ids, 3]])
     with torch.no_grad():
@@ -76,9 +76,14 @@ def assert_twins(run: Path, floats: Path) -> None:
         mask = torch.ones_like(p_ids, dtype=torch.bool)
         h_q = reader.lower(q_ids, q_ids != 0)
         restored = reader.binarize(h, p_ids, torch.from_numpy(bare)[None])
-        expected = reader.read(h_q, q_ids, restored, p_ids, mask)
-    assert np.allclose(start, expected.start[0], atol=0.1)  # int8 tables and float16 scales stand between them
-    assert np.allclose(end, expected.end[0], atol=0.1)
+        from_bits = reader.read(h_q, q_ids, restored, p_ids, mask)
+        from_states = reader.read(h_q, q_ids, h, p_ids, mask)
+    seen = bundle.span_logits(question, bundle.look(question, ids, "heating"))
+    for found, expected in ((restored_logits, from_bits), (seen, from_states)):
+        for logits, own in zip(found, (expected.start, expected.end), strict=True):
+            off = np.abs(logits - own[0].numpy()).mean()  # int8 tables and float16 scales stand between them
+            assert off < 0.4 * logits.std()
+    assert np.abs(seen[0] - from_states.start[0].numpy()).mean() < np.abs(seen[0] - restored_logits[0]).mean() / 3
 
 
 def test_the_early_head_says_what_the_best_span_below_the_last_layer_scores(run: Path, floats: Path) -> None:
@@ -129,14 +134,19 @@ def assert_padding_says_nothing(floats: Path) -> None:
     bits = rng.integers(0, 256, (2, 9, 2), dtype=np.uint8)
     scale = rng.random((2, 9)).astype(np.float16)
     scale[:, ::4] = 0
-    inputs = {"question_states": q.states, "question_ids": q.ids, "ids": ids, "bits": bits, "scale": scale}
-    joint, relevance = bundle.run(UPPER, ["joint", "relevance"], inputs)
-    together, _ = bundle.run(SPAN, ["start", "end"], {"joint": joint, "question_ids": q.ids, "ids": ids})
-    survey = bundle.survey(q, ids[1, :6].tolist(), bits[1, :6], scale[1, :6])
-    alone, _ = bundle.span_logits(q, survey)
-    assert np.allclose(together[1, :6], alone, atol=1e-4)
-    assert relevance[1] == pytest.approx(survey.relevance, abs=1e-4)
-    assert (together[1, 6:] < -1000).all()
+    states = rng.normal(size=(2, 9, bundle.manifest.hidden_size)).astype(np.float32)
+    texts = {"question_states": q.states, "question_ids": q.ids, "ids": ids, "bits": bits, "scale": scale}
+    for exact in (False, True):  # the longer passage is read the other way
+        inputs = {**texts, "states": states, "exact": np.array([not exact, exact])}
+        joint, relevance = bundle.run(UPPER, ["joint", "relevance"], inputs)
+        together, _ = bundle.run(SPAN, ["start", "end"], {"joint": joint, "question_ids": q.ids, "ids": ids})
+        own = states[1:, :6] if exact else None
+        inputs = bundle.upper_inputs(q, ids[1, :6].tolist(), bits[1, :6], scale[1, :6], own)
+        first, early = bundle.run(UPPER, ["joint", "relevance"], inputs)
+        alone, _ = bundle.span_logits(q, Survey(ids[1:, :6], first, 0.0))
+        assert np.allclose(together[1, :6], alone, atol=1e-4)
+        assert relevance[1] == pytest.approx(early[0], abs=1e-4)
+        assert (together[1, 6:] < -1000).all()
 
 
 def test_the_int8_bundle_is_checked_against_the_float_one_and_smaller(run: Path, tmp_path: Path) -> None:

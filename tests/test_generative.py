@@ -197,8 +197,10 @@ def test_the_baselines_answer_too_and_eval_measures_all_three(generative: Path, 
 
 
 def test_settings_of_the_other_reader_are_refused(floats: Bundle, bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="holds a generative reader: --finish is for"):
+    with pytest.raises(UsageError, match="holds a generative reader: --finish and --looks are"):
         open_reader(floats, finished=3)
+    with pytest.raises(UsageError, match="holds a generative reader: --finish and --looks are"):
+        open_reader(floats, looks=1)
     with pytest.raises(UsageError, match="holds an extractive reader: --ratio and --beams are for"):
         open_reader(bundle, ratio=0.2)
 

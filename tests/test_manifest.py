@@ -15,7 +15,7 @@ def manifest(folder: Path) -> Manifest:
     for name in (LOWER, UPPER, SPAN, "tokenizer.json"):
         (folder / name).write_bytes(name.encode())
     made = Manifest(
-        format_version=3,
+        format_version=4,
         name="tiny",
         reader="extractive",
         hidden_size=32,

@@ -20,6 +20,7 @@ from app.documents import Document
 from app.indexer import encode
 from app.passages import PassageSplitter
 from app.reader import HOPE, Cancelled, ExtractiveReader, PassageBits, best_span, blocks, whole_words
+from store.bundle import LOWER, UPPER
 from store.codec import Bits, token_arrays
 
 Halves = npt.NDArray[np.float16]
@@ -90,7 +91,7 @@ def test_reading_ranks_the_passage_that_answers_first(bundle: Bundle) -> None:
 def test_a_passage_scores_the_same_whatever_is_read_with_it(bundle: Bundle) -> None:
     one, other = (passage(bundle, text) for text in ("The boiler is in the cellar.", "The bees came in June."))
     question = bundle.encode_question("Where is the boiler?")
-    reader = ExtractiveReader(bundle)
+    reader = ExtractiveReader(bundle, looks=6)
     alone = reader.read(question, [one])[0].score
     together = next(span.score for span in reader.read(question, [other, one, other]) if span.passage == 1)
     assert together == alone
@@ -99,12 +100,12 @@ def test_a_passage_scores_the_same_whatever_is_read_with_it(bundle: Bundle) -> N
 def test_what_retrieval_says_of_a_passage_counts(bundle: Bundle) -> None:
     here, there = passage(bundle, "The boiler is in the cellar."), passage(bundle, "The boiler is in the attic.")
     question = bundle.encode_question("Where is the boiler?")
-    reader = ExtractiveReader(bundle, 6, math.inf)
+    reader = ExtractiveReader(bundle, 6, math.inf, 0)
     scores = {span.passage: span.score for span in reader.read(question, [here, there])}
     spans = reader.read(question, [replace(here, prior=-9.0), there])
     assert [span.passage for span in spans] == [1, 0]
     assert [span.score for span in spans] == [scores[1], scores[0] - 9]
-    first = ExtractiveReader(bundle, 1, math.inf).read(question, [replace(here, prior=-99.0), there])
+    first = ExtractiveReader(bundle, 1, math.inf, 0).read(question, [replace(here, prior=-99.0), there])
     assert [span.passage for span in first] == [1]  # it is not even finished
 
 
@@ -115,15 +116,15 @@ def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> 
     early = [
         bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs
     ]  # fmt: skip
-    spans = ExtractiveReader(bundle, 2, math.inf).read(question, inputs)
+    spans = ExtractiveReader(bundle, 2, math.inf, 0).read(question, inputs)
     assert {span.passage for span in spans} == set(np.argsort(early)[-2:])
-    everything = ExtractiveReader(bundle, 6, math.inf).read(question, inputs)
+    everything = ExtractiveReader(bundle, 6, math.inf, 0).read(question, inputs)
     assert [span for span in everything if span in spans] == spans  # what is left out changes nothing of the rest
     assert len(everything) == 6
     first, _, third, fourth = sorted(early)[:-5:-1]
     assert third - fourth > 0.01
     for margin, count in ((0.0, 2), (first - third - 0.01, 2), (first - third, 3), (first - third + 0.01, 3)):
-        assert len(ExtractiveReader(bundle, 6, margin).read(question, inputs)) == count
+        assert len(ExtractiveReader(bundle, 6, margin, 0).read(question, inputs)) == count
 
 
 def test_passages_that_retrieval_puts_last_are_read_if_they_could_still_win(
@@ -152,10 +153,61 @@ def test_passages_that_retrieval_puts_last_are_read_if_they_could_still_win(
         assert len(read) == count
         assert {2, 4} <= set(read)
     read.clear()
-    ExtractiveReader(bundle, 6, math.inf).read(
+    ExtractiveReader(bundle, 6, math.inf, 0).read(
         question, [replace(one, prior=-99.0 * i) for i, one in enumerate(inputs)]
     )
     assert sorted(read) == list(range(6))
+
+
+def test_the_best_span_holds_against_the_states_of_its_passage(bundle: Bundle) -> None:
+    """Each passage as its bits and as its own states read, told apart by reading it alone."""
+    names = ["cat", "dog", "boiler", "car", "owl", "tree"]
+    inputs = [passage(bundle, f"The {name} is in room {i} below the {names[i - 1]}.") for i, name in enumerate(names)]
+    question = bundle.encode_question("Where is the boiler?")
+
+    def alone(looks: int) -> list[float]:
+        reader = ExtractiveReader(bundle, looks=looks)
+        return [reader.read(question, [one])[0].score for one in inputs]
+
+    stored, exact = alone(0), alone(1)
+    assert all(a != b for a, b in zip(stored, exact, strict=True))
+
+    def expected(prior: Sequence[float], looks: int) -> list[tuple[int, float]]:
+        scores, seen = [s + p for s, p in zip(stored, prior, strict=True)], set()
+        for _ in range(looks):
+            best = int(np.argmax(scores))
+            if best in seen:
+                break
+            scores[best] = exact[best] + prior[best]
+            seen.add(best)
+        return sorted(enumerate(scores), key=lambda at: -at[1])
+
+    counts = set()
+    for prior in ([0.0] * 6, [-score for score in stored], [9 - score for score in exact]):
+        for looks in (0, 1, 2, 6):
+            told = [replace(one, prior=p) for one, p in zip(inputs, prior, strict=True)]
+            spans = ExtractiveReader(bundle, 6, math.inf, looks).read(question, told)
+            assert [span.passage for span in spans] == [i for i, _ in expected(prior, looks)]
+            assert [span.score for span in spans] == pytest.approx([score for _, score in expected(prior, looks)])
+            counts.add(
+                sum(span.score != pytest.approx(stored[span.passage] + told[span.passage].prior) for span in spans)
+            )
+    assert {0, 1, 2} <= counts  # both of those that stop by themselves and of those that are stopped
+
+
+def test_a_second_look_reads_the_states_below_the_heading(bundle: Bundle) -> None:
+    question = bundle.encode_question("When was it serviced?")
+    one = passage(bundle, "The boiler was serviced on 14 March 2024 by Hansen.")
+    ids = bundle.tokenize(one.text).ids
+    whole = np.array([[*bundle.surround("Cellar > Boiler")[0], *ids, bundle.end]])
+    (states,) = bundle.run(LOWER, ["states"], {"ids": whole})
+    survey = bundle.look(question, ids, "Cellar > Boiler")
+    expected = bundle.upper_inputs(question, ids, one.bits, one.scale, states[:, -len(ids) - 1 : -1])
+    joint, relevance = bundle.run(UPPER, ["joint", "relevance"], expected)  # real bits this time: nobody reads them
+    assert np.array_equal(survey.joint, joint)
+    assert survey.relevance == float(relevance[0])
+    assert survey.relevance != bundle.look(question, ids, "Garden").relevance
+    assert survey.relevance != bundle.survey(question, ids, one.bits, one.scale).relevance
 
 
 def test_nothing_to_read_gives_no_spans(bundle: Bundle) -> None:

@@ -332,9 +332,9 @@ def test_a_step_left_out_needs_no_teacher(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_default_binarized_step_trains_and_goes_on(folder: Path, tmp_path: Path, whole_run: Path) -> None:
-    """The binarizer, teacher and bare words of the default recipe, averaged, stopped and gone on with."""
+    """The default recipe's binarizer, teacher and bare words, every other step exact, stopped and gone on with."""
     data, split = [folder / "train.jsonl"], replace(Recipe().split, **{k: getattr(SPLIT, k) for k in SHAPE})
-    step = replace(Recipe().binarized, steps=4, sentences_every=2, average=0.75, rounded=True)
+    step = replace(Recipe().binarized, steps=4, sentences_every=2, average=0.75, rounded=True, exact=0.5)
     settings = replace(RECIPE, split=split, binarized=step)
     stopped = tmp_path / "stopped" / "binarized"
     whole = train(folder / "bert", data, data, tmp_path / "whole", settings, share=whole_run, save_every=2)
@@ -351,10 +351,32 @@ def test_the_default_binarized_step_trains_and_goes_on(folder: Path, tmp_path: P
     assert saved == [2]
     assert (stopped / "last.pt").is_file()
     assert train(folder / "bert", data, data, tmp_path / "stopped", settings, share=whole_run, save_every=2) == whole
+    assert list(whole["binarized"]) == ["passages", "em", "f1", "exact_em", "exact_f1"]
     one, other = (load_reader(tmp_path / run).state_dict() for run in ("whole", "stopped"))
     assert int(one["binarizer.edge"]) == 3
     for name in one:
         assert torch.allclose(one[name], other[name], atol=1e-5), name
+
+
+def test_a_share_of_the_binarized_steps_reads_exact_states(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path
+) -> None:
+    losses: list[set[str]] = []
+    step = Trainer._losses
+
+    def watched(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        found = step(self, batch)
+        if self.name == "binarized":
+            losses.append(set(found))
+        return found
+
+    monkeypatch.setattr(Trainer, "_losses", watched)
+    data = [folder / "train.jsonl"]
+    for share, expected in ((0.0, [0, 0, 0, 0, 0, 0]), (0.5, [0, 1, 0, 1, 0, 1]), (1 / 3, [0, 0, 1, 0, 0, 1])):
+        losses.clear()
+        settings = replace(RECIPE, binarized=replace(RECIPE.binarized, exact=share, recovery=0.9))
+        train(folder / "bert", data, data, tmp_path / str(share), settings, share=whole_run)
+        assert ["recovery" not in found for found in losses] == expected  # nothing was restored
 
 
 def test_a_reader_is_left_with_the_mean_of_its_last_weights(
