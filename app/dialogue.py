@@ -2,7 +2,7 @@
 Follow-up questions: which ones lean on the question before, and what is read in their place.
 
     How much did it rain in 2022?   and in 2023?              -> How much did it rain in 2023?
-    When was the boiler serviced?   and the next one?         -> When was the next one? boiler serviced
+    When was the boiler serviced?   and the next one?         -> When is the next one? boiler serviced
     Who repaired the fence?         how much did he charge?   -> how much did he charge? repaired fence
 
 Decided by words alone, in English. A piece of a question takes the place of its like in the one before (a year for a
@@ -37,6 +37,8 @@ _THE_ONE = re.compile(r"the (?:one|ones)\s+(?=\w)", re.IGNORECASE)
 _ONE = re.compile(
     r"\b(?:that|this|which|the (?:other|same|first|second|third|last|next|previous)) ones?\b", re.IGNORECASE
 )
+_PRESENT = {"was": "is", "were": "are", "did": "does"}
+_PAST = re.compile(rf"\b(?:{'|'.join(_PRESENT)})\b", re.IGNORECASE)
 _EXISTS = re.compile(
     r"\b(?:is|are|was|were|be|been|will|would|can|has|have|had) there\b|\bthere (?:is|are|was)\b", re.IGNORECASE
 )
@@ -67,7 +69,10 @@ def follow_up(question: str, earlier: str | None) -> str | None:
         return _with_topic(question, earlier) if led else None
     if _is_piece(words, led):
         read = _exchanged(rest.strip(" ?!."), earlier)
-        return _with_topic(read, earlier) if _ONE.search(rest) else read  # "the next one" says nothing of what it is
+        one = _ONE.search(rest)
+        if one and " next " in one.group().casefold():  # it is still to come
+            read = _PAST.sub(lambda past: _PRESENT[past.group().casefold()], read, count=1)
+        return _with_topic(read, earlier) if one else read  # "the next one" says nothing of what it is
     thin = len(_content(words)) <= 1
     bare = thin and len(words) <= _LONGEST_BARE and not _WH.isdisjoint(words) and _AUXILIARY.isdisjoint(words)
     if bare or (led and thin) or _points_back(rest):
