@@ -88,7 +88,7 @@ class Timings:
     load: float
     """Passages and bits from the store."""
     read: float
-    """The upper graph over all passages."""
+    """The graphs over all passages, the second look included."""
     total: float
 
 

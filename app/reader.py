@@ -2,8 +2,9 @@
 Readers: stored passages and a question in, ranked answers out.
 
 `Reader` is all that the rest of the program knows; `open_reader` gives the one that a bundle holds. `ExtractiveReader`
-(BTR-BERT) runs the upper graphs on each passage's bits; its logits are relative to the passage's null logit, so spans
-compare across passages and 0 means "not in this passage". The generative reader is in `app.generative`.
+(BTR-BERT) runs the upper graphs on each passage's bits and, before it answers, on the states of the best one; its
+logits are relative to the passage's null logit, so spans compare across passages and 0 means "not in this passage".
+The generative reader is in `app.generative`.
 """
 
 from __future__ import annotations
