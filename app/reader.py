@@ -36,7 +36,8 @@ ALTERNATIVES = 2
 SURVEYED = 6
 """Passages that are read at all whatever is found in them: those that retrieval puts first."""
 LOOKS = 2
-"""Passages whose best span has to hold against their own states, not only against their bits, at most."""
+"""Passages that are read once more, from their own states instead of their bits, at most: on 794 open validation
+questions two answer as well as three."""
 HOPE = 6.0
 """What the early span head finds in one passage of fourteen. One that would fall short with it is not read: on 489
 validation questions over 1,590 contexts 9.0 passages are, for 20, at the price of no answer."""
