@@ -157,26 +157,28 @@ class Bundle:
 
     def encode_passage(self, heading: str, text: str) -> EncodedPassage:
         """Run the lower graph over [CLS] heading [SEP] text [SEP]; keep the text's tokens and the passage code."""
-        before, after = self.surround(heading)
         (encoding,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)  # without offsets
-        body = encoding.ids[: self.manifest.passage_tokens]
-        ids = np.array([[*before, *body, *after]], dtype=np.int64)
-        bits, scale, code = self.run(LOWER, ["bits", "scale", "code"], {"ids": ids})
-        first, last = len(before), len(before) + len(body)
+        ids = encoding.ids[: self.manifest.passage_tokens]
+        whole, body = self._framed(heading, ids)
+        bits, scale, code = self.run(LOWER, ["bits", "scale", "code"], {"ids": whole})
         return EncodedPassage(
-            tokens=len(body),
-            bits=bits[0, first:last].tobytes(),
-            scale=scales_to_bytes(scale[0, first:last]),
+            tokens=len(ids),
+            bits=bits[0, body].tobytes(),
+            scale=scales_to_bytes(scale[0, body]),
             code=pack(code[0]).tobytes(),
         )
 
     def states(self, heading: str, ids: Sequence[int], graph: str = LOWER) -> Floats:
         """What a lower graph makes of a passage's ids (n,) below its heading: states (1, n, d)."""
-        before, after = self.surround(heading)
-        whole = np.array([[*before, *ids, *after]], dtype=np.int64)
+        whole, body = self._framed(heading, ids)
         (states,) = self.run(graph, ["states"], {"ids": whole})
-        body: Floats = states[:, len(before) : len(before) + len(ids)]
-        return body
+        found: Floats = states[:, body]
+        return found
+
+    def _framed(self, heading: str, ids: Sequence[int]) -> tuple[npt.NDArray[np.int64], slice]:
+        """What a lower graph takes for a passage's ids (n,) below its heading, (1, t), and where in it they stand."""
+        before, after = self.surround(heading)
+        return np.array([[*before, *ids, *after]], dtype=np.int64), slice(len(before), len(before) + len(ids))
 
     def surround(self, heading: str) -> tuple[list[int], list[int]]:
         """What stands before and after a passage's tokens: [CLS] heading [SEP], [SEP]; with </s> alone in a T5."""

@@ -99,7 +99,7 @@ def evaluate(
         raise UsageError("--without needs --open: an article can only be left out of a store")
     from app.evaluation import summary
 
-    with _examination(places, questions, opened, every, finish, ratio, beams, looks) as examination:
+    with _examination(places, questions, opened, every, finish, looks, ratio, beams) as examination:
         for name in readers:
             examination.reader(name)  # one that is missing is told before the others are measured
         for name in readers:
@@ -168,9 +168,9 @@ def _examination(
     opened: bool,
     every: int,
     finish: int | None = None,
+    looks: int | None = None,
     ratio: float | None = None,
     beams: int | None = None,
-    looks: int | None = None,
 ) -> Iterator[Examination]:
     """The questions of a file over an open bundle and, if asked for, the store."""
     from app.bundle import Bundle
@@ -179,12 +179,12 @@ def _examination(
     chosen = load_questions(questions)
     bundle = Bundle.open(places.bundle, places.device)
     if not opened:
-        yield Examination(chosen, bundle, None, every, finish, ratio, beams, looks)
+        yield Examination(chosen, bundle, None, every, finish, looks, ratio, beams)
         return
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store, every, finish, ratio, beams, looks)
+        yield Examination(chosen, bundle, store, every, finish, looks, ratio, beams)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

@@ -201,9 +201,9 @@ class Examination:
         store: TokenStore | None,
         every: int = 1,
         finished: int | None = None,
+        looks: int | None = None,
         ratio: float | None = None,
         beams: int | None = None,
-        looks: int | None = None,
     ) -> None:
         """
         Of the questions every n-th is asked; the others say what belongs to an article.
@@ -212,7 +212,7 @@ class Examination:
         `ratio` and `beams` are a generative one's.
         """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
-        self._settings = (finished, ratio, beams, looks)
+        self._settings = (finished, looks, ratio, beams)
         kept = store.setting(SETTING) if store else None
         self.calibration = in_force(kept, bundle.manifest)
         self._readers: dict[str, Reader] = {}
@@ -226,7 +226,7 @@ class Examination:
             UsageError: If a setting is not its kind's.
         """
         if name not in self._readers:
-            _, _, beams, _ = self._settings
+            *_, beams = self._settings
             self._readers[name] = (
                 open_reader(self.bundle, *self._settings)
                 if name == "binarized"

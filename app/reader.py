@@ -187,9 +187,9 @@ class ExtractiveReader:
 def open_reader(
     bundle: Bundle,
     finished: int | None = None,
+    looks: int | None = None,
     ratio: float | None = None,
     beams: int | None = None,
-    looks: int | None = None,
 ) -> Reader:
     """
     The reader that a bundle holds, with its defaults where nothing is given; `finished` passages are read to the end

@@ -222,6 +222,7 @@ def plot(path: Path, counts: Sequence[int], figures: Sequence[dict[str, float]])
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="340" viewBox="0 0 960 340" '
         'font-family="sans-serif" font-size="12">',
+        "<title>btr-assistant: time, memory and size against the number of passages</title>",
         '<rect width="960" height="340" fill="white"/>',
     ]
     for number, (title, names) in enumerate(PANELS.items()):

@@ -5,8 +5,8 @@ Studies: the same data, the same budget, one thing different; each prints one ta
     python -m benchmarks.study depth      ...
     python -m benchmarks.study ablations  ...
 
-Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base` or the first variant has
-finished by the same recipe, from the same --start-full, --start and --retrieved, are taken from there. Figures are
+Every variant is a run folder below RUNS and goes on where it was stopped; steps that `--base`, then the first variant,
+has finished by the same recipe, from the same --start-full, --start and --retrieved, are taken from there. Figures are
 `train.json`'s: token-level exact match and F1 in torch, given the passage, on 500 held-out passages. They steer; what
 is reported of the program comes from `btr-assistant eval`.
 

@@ -164,14 +164,19 @@ class Recipe:
 
     def upto(self, name: str) -> dict[str, Any]:
         """What decides the weights at the end of a step: its own table, those before it, data and shape."""
-        known: dict[str, Any] = {"data": {k: v for k, v in asdict(self.data).items() if (k, v) not in _LATER}}
+        known: dict[str, Any] = {"data": _as_before(self.data)}
         for step in STEPS[: STEPS.index(name) + 1]:
-            known[step] = {k: v for k, v in asdict(self.step(step)).items() if (k, v) not in _LATER}
+            known[step] = _as_before(self.step(step))
         known["full"] = {k: v for k, v in known["full"].items() if k in _TASK_ONLY}
         shape = asdict(self.split)
         if name == "decomposed":
             shape = {k: v for k, v in shape.items() if k not in ("binarizer", "bits")}
         return known if name == "full" else {**known, "split": shape}
+
+
+def _as_before(config: StepConfig | DataConfig) -> dict[str, Any]:
+    """A table as it was recorded before there were the settings that came later, where they are as they were."""
+    return {name: value for name, value in asdict(config).items() if (name, value) not in _LATER}
 
 
 _PAPER = StepConfig(steps=20_000, lr=6e-5, warmup=0.01, unanswerable=0.1, second=0.9, early=0.0, sentences=0.0)

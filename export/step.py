@@ -293,9 +293,9 @@ class Trainer:
         if isinstance(self.reader, FullReader | FullT5):
             return {"task": task_loss(batch, read_full(self.reader, batch))}
         self.reader.binarizer.anneal(self.step)
-        turns = int((self.step + 1) * config.exact) - int(self.step * config.exact)
+        exact = int((self.step + 1) * config.exact) - int(self.step * config.exact)
         reading, h_p, h_q, bodies, restored = read_split(
-            self.reader, batch, self.name == "binarized" and not turns, self._bare(batch, self.step)
+            self.reader, batch, self.name == "binarized" and not exact, self._bare(batch, self.step)
         )
         losses = {"task": task_loss(batch, reading)}
         if config.early:
