@@ -9,6 +9,7 @@ questions; `btr-assistant calibrate` fits them on a person's own and keeps them 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -38,6 +39,12 @@ class Calibration:
     def probabilities(self, scores: Sequence[float]) -> list[float]:
         """Scores of the passages' best spans -> probability of each against the others and no answer."""
         return [float(p) for p in _softmax(np.array([scores]), self.null_logit, self.temperature)[0]]
+
+    def bar(self) -> float:
+        """The score from which a span that has no rival is given as an answer; infinite if none or any would be."""
+        if not 0 < self.threshold < 1:
+            return math.inf if self.threshold else -math.inf
+        return self.null_logit + self.temperature * math.log(self.threshold / (1 - self.threshold))
 
     def confidences(self, answers: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
         """

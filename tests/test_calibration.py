@@ -36,6 +36,13 @@ def test_temperature_divides_every_score() -> None:
     assert Calibration(1.0, 3.0, 0.5).probabilities([7.0]) == pytest.approx([odds / (1 + odds)])
 
 
+@given(floats, st.floats(0.1, 20), st.floats(0.01, 0.99))
+def test_a_lone_span_at_the_bar_has_just_the_confidence_that_is_given(null: float, heat: float, least: float) -> None:
+    calibration = Calibration(null, heat, least)
+    assert calibration.probabilities([calibration.bar()]) == pytest.approx([least])
+    assert (replace(calibration, threshold=0).bar(), replace(calibration, threshold=1).bar()) == (-math.inf, math.inf)
+
+
 def drawn(null: float, temperature: float, count: int = 4000) -> list[Observation]:
     """Observations of a reader whose confidence under these two numbers is exactly right."""
     rng = np.random.default_rng(0)
