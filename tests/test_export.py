@@ -109,15 +109,14 @@ def test_the_baselines_read_as_the_readers_of_their_steps_do(run: Path, floats: 
     whole, body = torch.tensor([[*before, *ids, *after]]), torch.ones(1, len(ids), dtype=torch.bool)
     with torch.no_grad():
         expected = load_full(run / "full")(q_ids, whole, torch.tensor([len(before)]), body)
-        start, end = FullReader(bundle).logits(question, passage, ids)
-        assert np.allclose(start, expected.start[0], atol=0.1)
-        assert np.allclose(end, expected.end[0], atol=0.1)
+        found = [(FullReader(bundle).logits(question, passage, ids), expected)]
         split = load_reader(run / "decomposed")
         states = split.lower(whole, whole != 0)[:, len(before) : -1]
         expected = split.read(split.lower(q_ids, q_ids != 0), q_ids, states, torch.tensor([ids]), body)
-        start, end = FloatSplitReader(bundle).logits(question, passage, ids)
-        assert np.allclose(start, expected.start[0], atol=0.1)
-        assert np.allclose(end, expected.end[0], atol=0.1)
+        found.append((FloatSplitReader(bundle).logits(question, passage, ids), expected))
+    for logits, own in found:
+        for one, other in zip(logits, (own.start, own.end), strict=True):
+            assert np.abs(one - other[0].numpy()).max() < 0.2 * one.std()  # int8 tables stand between them
 
 
 def test_passages_padded_together_read_as_they_do_alone(floats: Path) -> None:
