@@ -11,22 +11,27 @@ has finished by the same recipe, from the same --start-full, --start and --retri
 is reported of the program comes from `btr-assistant eval`.
 
 With `--notes` and `--questions` every variant is also exported, indexes the notes and answers every n-th of the
-questions from them, through the int8 graphs: what depth costs in time is seen there.
+questions from them, through the int8 graphs. What depth costs in time is told by all of them in turn, passage by
+passage and question by question, in processor time: that of what else runs on the machine does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from app.assistant import Assistant
+from app.evaluation import load_questions
 from export.binarizer import KINDS, ResidualBinarizer
 from export.bundle import make_bundle
 from export.data import load_passages, load_tokenizer
@@ -100,21 +105,40 @@ def program(*arguments: str | Path) -> dict[str, Any]:
 
 
 def measured(run: Path, notes: Path, questions: Path, every: int) -> list[str]:
-    """Index tokens/s, recall@20, EM / F1 over the store and ms a question of a run's int8 graphs."""
+    """Recall@20 and EM / F1 over the store of a run's int8 graphs, which is made."""
     bundle, store = run / "bundle", run / "store.db"
     if not (bundle / "manifest.json").is_file():
         make_bundle(run, bundle, "study")
     for old in run.glob("store.db*"):
         old.unlink()
     where = ("--bundle", bundle, "--store", store)
-    began = time.monotonic()
     program(*where, "index", "-q", notes)
-    seconds = time.monotonic() - began
-    speed = program(*where, "status", "--json")["tokens"] / seconds
     figures = program(*where, "eval", questions, "--open", "--every", str(every), "--json")
-    scores = f"{figures['em']:.1f} / {figures['f1']:.1f}"
-    recall, ms = figures["recall_at_k"]["20"], figures["ms_per_question"]["p50"]
-    return [f"{speed:,.0f}", f"{100 * recall:.1f} %", scores, f"{ms:.0f}"]
+    return [f"{100 * figures['recall_at_k']['20']:.1f} %", f"{figures['em']:.1f} / {figures['f1']:.1f}"]
+
+
+def costs(runs: Sequence[Path], questions: Path, every: int) -> list[list[str]]:
+    """Of each measured run: tokens encoded in a second of processor time, and its ms a question, medians."""
+    with ExitStack() as open_ones:
+        assistants = [
+            open_ones.enter_context(Assistant.open(run / "store.db", bundle=run / "bundle", device="cpu"))
+            for run in runs
+        ]
+        speeds: list[list[float]] = [[] for _ in runs]
+        times: list[list[float]] = [[] for _ in runs]
+        for question in load_questions(questions)[::every]:
+            passage = assistants[0].search(question.text, 1)[0]
+            for assistant, speed, ms in zip(assistants, speeds, times, strict=True):
+                began = time.process_time()
+                tokens = assistant.bundle.encode_passage(passage.heading, passage.text).tokens
+                speed.append(tokens / (time.process_time() - began))
+                began = time.process_time()
+                assistant.ask(question.text)
+                ms.append(1000 * (time.process_time() - began))
+    return [
+        [f"{statistics.median(speed):,.0f}", f"{statistics.median(ms):.0f}"]
+        for speed, ms in zip(speeds, times, strict=True)
+    ]
 
 
 def main() -> None:
@@ -138,7 +162,8 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.notes) != bool(options.questions):
         parser.error("--notes and --questions belong together")
-    lines, held = [], held_share(options.checkpoint, options.validation)
+    lines: list[str] = []
+    held, exported = held_share(options.checkpoint, options.validation), {}
     base = options.base
     for number, (name, settings) in enumerate(STUDIES[options.study].items()):
         if options.only and not any(text in name for text in options.only):
@@ -167,13 +192,17 @@ def main() -> None:
                       ("full", "decomposed", "binarized")]  # fmt: skip
             if options.notes:
                 shown += measured(out, options.notes, options.questions, options.every)
+                exported[len(lines)] = out
         except ExportError as error:  # a variant that cannot be made, or not exported, leaves the others their rows
             shown.append(str(error))
         lines.append(f"| {name} | {bytes_per_token(recipe, held):.1f} | {' | '.join(shown)} |")
         print(lines[-1], flush=True)
     titles = ["variant", "bytes a token", "full EM / F1", "decomposed EM / F1", "binarized EM / F1"]
     if options.notes:
-        titles += ["index tokens/s", "recall@20", "open EM / F1", "ms a question"]
+        titles += ["recall@20", "open EM / F1", "tokens encoded/s", "ms a question"]
+        found = costs(list(exported.values()), options.questions, options.every)
+        for number, cells in zip(exported, found, strict=True):
+            lines[number] += f" {' | '.join(cells)} |"
     print(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     print("\n".join(lines))
 
