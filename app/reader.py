@@ -146,7 +146,7 @@ class ExtractiveReader:
 
     def __init__(self, bundle: Bundle, finished: int = FINISHED, margin: float = MARGIN, looks: int = LOOKS) -> None:
         self._bundle, self._finished, self._margin, self._looks = bundle, finished, margin, looks
-        self._bar = min(in_force(None, bundle.manifest).bar(), sys.float_info.max) - SHORT
+        self._bar = min(in_force(None, bundle.manifest).bar(), sys.float_info.max) - SHORT  # a margin may be infinite
 
     def read(
         self,
