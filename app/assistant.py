@@ -26,7 +26,7 @@ from app.calibration import SETTING, in_force
 from app.documents import hash_of
 from app.formats.base import Anchor, SourceMap, encodable
 from app.places import Places, resolve
-from app.reader import Reader, Span, ignore, never, open_reader
+from app.reader import Span, ignore, never, open_reader
 from app.retriever import Retriever, to_read
 from app.scope import parse_scope
 from app.tree import in_a_cloud
@@ -157,11 +157,11 @@ class Note:
 class Assistant:
     """An open store with its reader. One question at a time; calls from several threads wait for each other."""
 
-    def __init__(self, store: TokenStore, bundle: Bundle, reader: Reader) -> None:
+    def __init__(self, store: TokenStore, bundle: Bundle) -> None:
         self.store, self.bundle = store, bundle
-        self._reader = reader
         self._retriever = Retriever(store)
         self._calibration = in_force(store.setting(SETTING), bundle.manifest)
+        self._reader = open_reader(bundle, calibration=self._calibration)
         self._lock = threading.Lock()
 
     @classmethod
@@ -189,7 +189,7 @@ class Assistant:
             places = resolve(*(None if given is None else str(given) for given in (where, bundle, device)))
         opened = Bundle.open(places.bundle, places.device)
         store = TokenStore.open(places.store, opened.manifest.fingerprint)
-        return cls(store, opened, open_reader(opened))
+        return cls(store, opened)
 
     def close(self) -> None:
         """Close the store."""

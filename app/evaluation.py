@@ -228,7 +228,7 @@ class Examination:
         if name not in self._readers:
             *_, beams = self._settings
             self._readers[name] = (
-                open_reader(self.bundle, *self._settings)
+                open_reader(self.bundle, *self._settings, self.calibration)
                 if name == "binarized"
                 else baseline(self.bundle, name, beams or 1)
             )

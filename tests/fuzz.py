@@ -586,7 +586,7 @@ class Fuzz:
         manifest, path = self.bundle.manifest, places.store
         if use in ("ask", "search"):
             with TokenStore.open(path, manifest.fingerprint) as store:
-                assistant = Assistant(store, self.bundle, self._assistant._reader)
+                assistant = Assistant(store, self.bundle)
                 found = assistant.ask("who serviced the boiler?", 5) if use == "ask" else assistant.search("boiler", 5)
                 repr(found).encode("utf-8", "surrogatepass")
                 assistant.search("boiler", 5, parse_scope("tag:a date:2025 folder:work author:jane"))

@@ -25,7 +25,7 @@ from app.bundle import Bundle
 from app.documents import hash_of
 from app.formats.base import decode
 from app.places import EMBEDDED_BUNDLE, Places
-from app.reader import Cancelled, ExtractiveReader
+from app.reader import Cancelled
 from store.errors import StoreError, UsageError
 from store.tokens import TokenStore
 from tests.conftest import new_store, run_index
@@ -45,7 +45,7 @@ def ask(notes: Path, store: TokenStore, bundle: Bundle) -> Iterator[Asked]:
         if not reader:
             run_index(store, bundle, notes)
             opened = TokenStore.open(store.path, bundle.manifest.fingerprint)
-            reader.append(Assistant(opened, bundle, ExtractiveReader(bundle)))
+            reader.append(Assistant(opened, bundle))
         return reader[0].ask(question)
 
     yield call
@@ -198,7 +198,7 @@ def test_a_note_that_became_a_folder_is_stale(notes: Path, store: TokenStore, bu
 
 
 def test_an_empty_store_abstains_with_no_sources(store: TokenStore, bundle: Bundle) -> None:
-    answer = Assistant(store, bundle, ExtractiveReader(bundle)).ask(QUESTION)
+    answer = Assistant(store, bundle).ask(QUESTION)
     assert (answer.answer, answer.confidence, answer.sources, answer.candidates) == (None, 0.0, [], [])
 
 

@@ -251,7 +251,7 @@ def test_states_can_come_back_from_their_neighbours_and_be_compacted_further(gen
         index(store, bundle, [notes])
         before = store.counts()
         assert before.compressed == before.stored_passages == 2
-        assistant = Assistant(store, bundle, open_reader(bundle))
+        assistant = Assistant(store, bundle)
         assert assistant.ask("when was the boiler serviced?").answer == "4 march"
         compact(store, bundle, 0.3)
         assert store.counts().bits_bytes < before.bits_bytes

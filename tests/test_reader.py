@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from app.bundle import Bundle, EncodedQuestion, Survey
+from app.calibration import Calibration
 from app.documents import Document
 from app.indexer import encode
 from app.passages import PassageSplitter
 from app.reader import (
+    FAR,
     HOPE,
     SHORT,
     Cancelled,
@@ -33,6 +35,8 @@ from store.bundle import LOWER, UPPER
 from store.codec import Bits, token_arrays
 
 Halves = npt.NDArray[np.float16]
+GIVEN = Calibration(0.0, 1.0, 0.0)
+"""Everything that is found is given as an answer."""
 LOGITS = hnp.arrays(np.float32, st.integers(1, 12), elements=st.integers(-20, 20).map(float))
 
 
@@ -42,6 +46,30 @@ def passage(bundle: Bundle, text: str) -> PassageBits:
     (cut,) = PassageSplitter(bundle.tokenizer, bundle.manifest.passage_tokens).split(document)
     encoded = encode(bundle, cut)
     return PassageBits(cut.text, *token_arrays(encoded.bits, encoded.scale, encoded.tokens))
+
+
+def rooms(bundle: Bundle) -> list[PassageBits]:
+    """Six passages, of which the third says where the boiler is."""
+    names = ["cat", "dog", "boiler", "car", "owl", "tree"]
+    return [passage(bundle, f"The {name} is in room {i}.") for i, name in enumerate(names)]
+
+
+def promises(bundle: Bundle, question: EncodedQuestion, inputs: Sequence[PassageBits]) -> list[float]:
+    """What the early span head finds in each passage."""
+    return [bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, inputs: Sequence[PassageBits]) -> list[int]:
+    """Which passages are surveyed from now on."""
+    read: list[int] = []
+    survey = Bundle.survey
+
+    def watching(self: Bundle, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: Halves) -> Survey:
+        read.append(next(i for i, one in enumerate(inputs) if one.bits is bits))
+        return survey(self, question, ids, bits, scale)
+
+    monkeypatch.setattr(Bundle, "survey", watching)
+    return read
 
 
 @settings(deadline=None)
@@ -119,12 +147,9 @@ def test_what_retrieval_says_of_a_passage_counts(bundle: Bundle) -> None:
 
 
 def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> None:
-    texts = [f"The {name} is in room {i}." for i, name in enumerate(["cat", "dog", "boiler", "car", "owl", "tree"])]
-    inputs = [passage(bundle, text) for text in texts]
+    inputs = rooms(bundle)
     question = bundle.encode_question("Where is the boiler?")
-    early = [
-        bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs
-    ]  # fmt: skip
+    early = promises(bundle, question, inputs)
     spans = ExtractiveReader(bundle, 2, math.inf, 0).read(question, inputs)
     assert {span.passage for span in spans} == set(np.argsort(early)[-2:])
     everything = ExtractiveReader(bundle, 6, math.inf, 0).read(question, inputs)
@@ -139,18 +164,10 @@ def test_only_the_passages_that_look_best_early_are_finished(bundle: Bundle) -> 
 def test_passages_that_retrieval_puts_last_are_read_if_they_could_still_win(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = [f"The {name} is in room {i}." for i, name in enumerate(["cat", "dog", "boiler", "car", "owl", "tree"])]
-    inputs = [passage(bundle, text) for text in texts]
+    inputs = rooms(bundle)
     question = bundle.encode_question("Where is the boiler?")
-    read: list[int] = []
-    survey = Bundle.survey
-
-    def watched(self: Bundle, question: EncodedQuestion, ids: Sequence[int], bits: Bits, scale: Halves) -> Survey:
-        read.append(next(i for i, one in enumerate(inputs) if one.bits is bits))
-        return survey(self, question, ids, bits, scale)
-
-    early = [survey(bundle, question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs]
-    monkeypatch.setattr(Bundle, "survey", watched)
+    early = promises(bundle, question, inputs)
+    read = watched(monkeypatch, inputs)
     monkeypatch.setattr("app.reader.SURVEYED", 2)
     best = max(early[2] - 1, early[4])  # of the two that retrieval puts first
     reader = ExtractiveReader(bundle, margin=best + 5)
@@ -169,31 +186,22 @@ def test_passages_that_retrieval_puts_last_are_read_if_they_could_still_win(
 
 
 def test_where_no_passage_promises_an_answer_fewer_are_read(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [f"The {name} is in room {i}." for i, name in enumerate(["cat", "dog", "boiler", "car", "owl", "tree"])]
+    inputs = rooms(bundle)
     question = bundle.encode_question("Where is the boiler?")
-    inputs = [passage(bundle, text) for text in texts]
-    early = [bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs]
-    read: list[int] = []
-    survey = Bundle.survey
-
-    def watched(self: Bundle, *given: object) -> Survey:
-        read.append(len(read))
-        return survey(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Bundle, "survey", watched)
+    early = promises(bundle, question, inputs)
+    read = watched(monkeypatch, inputs)
     monkeypatch.setattr("app.reader.SURVEYED", 3)
     margin = max(early) - min(early) + 1
     for above, surveyed in ((-9.0, 6), (0.5, 6), (99.0, 3)):
-        wanted = max(early) + above + SHORT
-        manifest = replace(bundle.manifest, null_logit=wanted, temperature=1.0, threshold=0.5)
-        monkeypatch.setattr(bundle, "manifest", manifest)
+        wanted = Calibration(max(early) + above + SHORT, 1.0, 0.5)
         for kept, count in ((margin, surveyed), (math.inf, 6)):
             read.clear()
-            spans = ExtractiveReader(bundle, margin=kept).read(question, inputs)
+            spans = ExtractiveReader(bundle, margin=kept, calibration=wanted).read(question, inputs)
             assert len(read) == len(spans) == count
-    for threshold, count in ((0.0, 6), (1.0, 3)):  # whatever is found is given; nothing is
-        monkeypatch.setattr(bundle, "manifest", replace(bundle.manifest, threshold=threshold))
-        assert len(ExtractiveReader(bundle, margin=margin).read(question, inputs)) == count
+    monkeypatch.setattr(bundle, "manifest", replace(bundle.manifest, **asdict(wanted)))  # used where none is given
+    assert len(ExtractiveReader(bundle, margin=margin).read(question, inputs)) == 3
+    for wanted, count in ((GIVEN, 6), (Calibration(0.0, 1.0, 1.0), 3)):  # whatever is found is given; nothing is
+        assert len(ExtractiveReader(bundle, margin=margin, calibration=wanted).read(question, inputs)) == count
 
 
 def test_the_best_span_holds_against_the_states_of_its_passage(bundle: Bundle) -> None:
@@ -203,12 +211,12 @@ def test_the_best_span_holds_against_the_states_of_its_passage(bundle: Bundle) -
     question = bundle.encode_question("Where is the boiler?")
 
     def alone(looks: int) -> list[float]:
-        reader = ExtractiveReader(bundle, looks=looks)
+        reader = ExtractiveReader(bundle, looks=looks, calibration=GIVEN)
         return [reader.read(question, [one])[0].score for one in inputs]
 
     stored, exact = alone(0), alone(1)
     assert all(a != b for a, b in zip(stored, exact, strict=True))
-    early = [bundle.survey(question, bundle.tokenize(p.text).ids, p.bits, p.scale).relevance for p in inputs]
+    early = promises(bundle, question, inputs)
 
     def expected(prior: Sequence[float], looks: int) -> tuple[list[tuple[int, float]], int]:
         scores, seen = [s + p for s, p in zip(stored, prior, strict=True)], set()
@@ -223,13 +231,32 @@ def test_the_best_span_holds_against_the_states_of_its_passage(bundle: Bundle) -
     for prior in ([0.0] * 6, [-score for score in stored], [9 - score for score in exact], [-one for one in early]):
         for looks in (0, 1, 2, 6):
             told = [replace(one, prior=p) for one, p in zip(inputs, prior, strict=True)]
-            spans = ExtractiveReader(bundle, 6, math.inf, looks).read(question, told)
+            spans = ExtractiveReader(bundle, 6, math.inf, looks, GIVEN).read(question, told)
             ranked, looked = expected(prior, looks)
             assert [span.passage for span in spans] == [i for i, _ in ranked]
             assert [span.score for span in spans] == pytest.approx([score for _, score in ranked])
             counts.add((looks, looked))
     assert {(1, 1), (2, 2), (6, 1)} <= counts  # both of those that stop by themselves and of those that are stopped
     assert any(looks == 6 and looked > 2 for looks, looked in counts)
+
+
+def test_a_span_far_from_an_answer_gets_no_second_look(bundle: Bundle) -> None:
+    question = bundle.encode_question("Where is the boiler?")
+    inputs = rooms(bundle)
+    early = promises(bundle, question, inputs)
+    inputs = [replace(one, prior=-promise) for one, promise in zip(inputs, early, strict=True)]
+    stored, exact = (
+        [ExtractiveReader(bundle, looks=looks, calibration=GIVEN).read(question, [one])[0].score for one in inputs]
+        for looks in (0, 1)
+    )
+    early_best, best = int(np.argmin(exact)), int(np.argmax(stored))
+    pair = [replace(inputs[early_best], prior=inputs[early_best].prior + 0.01), inputs[best]]
+    assert early_best != best
+    assert exact[early_best] + 0.01 < stored[best]
+    for short, scores in ((FAR - 0.01, exact), (FAR + 0.01, stored)):
+        wanted = Calibration(stored[best] + short, 1.0, 0.5)
+        spans = ExtractiveReader(bundle, 2, math.inf, calibration=wanted).read(question, pair)
+        assert next(span.score for span in spans if span.passage == 1) == pytest.approx(scores[best])
 
 
 def test_a_second_look_reads_the_states_below_the_heading(bundle: Bundle) -> None:

@@ -17,7 +17,7 @@ from app.assistant import Answer, Assistant
 from app.bundle import Bundle
 from app.display import many
 from app.places import Places
-from app.reader import Cancelled, open_reader
+from app.reader import Cancelled
 from store.errors import StoreError
 from store.scope import Scope
 from store.sessions import SessionStore
@@ -147,7 +147,7 @@ class AssistantEngine:
             store = TokenStore.open(self.places.store, self._bundle.manifest.fingerprint)
             if self._saves:
                 self._open_sessions()
-            self._assistant = Assistant(store, self._bundle, open_reader(self._bundle))
+            self._assistant = Assistant(store, self._bundle)
 
     def _open_sessions(self) -> None:
         sessions = None
