@@ -380,6 +380,11 @@ def _cleanup(stage: Stage) -> list[list[str]]:
     return [["cleanup"]]
 
 
+def _compact(stage: Stage) -> list[list[str]]:
+    _indexed(stage)
+    return [["compact", "--ratio", "0.3"]]
+
+
 def _remove(stage: Stage) -> list[list[str]]:
     stage.write([f"diary/{i}.md" for i in range(9)], prefix=f"The {SECRET} is in here.\n\n")
     stage.done("index", str(stage.notes / "diary"))
@@ -439,6 +444,7 @@ SCENARIOS: dict[str, Callable[[Stage], list[list[str]]]] = {
     "deletions": _deletions,
     "forget": _forget,
     "cleanup": _cleanup,
+    "compact": _compact,
     "sources remove": _remove,
     "backup": _backup,
     "restore": _restore,

@@ -152,6 +152,18 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     assert rows(private.store, STORED) == rows(tmp_path / "other.db", STORED)
 
 
+def test_the_room_is_given_back_even_if_a_run_stops_before_that(private: Places, bundle: Bundle) -> None:
+    with TokenStore.open(private.store) as store:
+        store.put_setting("room", "x" * 1_000_000)
+        store.put_setting("room", None)
+        batches = -(-store.counts().stored_passages // app.compaction.BATCH)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store, bundle, 0.5, interrupt_after(batches))  # type: ignore[arg-type]
+        assert store._pragma("freelist_count") > 50
+        assert compact(store, bundle, 0.5).changed == 0  # every passage was written
+        assert store._pragma("freelist_count") == 0
+
+
 def test_a_further_ratio_after_an_interrupted_one_reaches_every_passage_the_same_way(
     private: Places, tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
