@@ -8,7 +8,9 @@ How the program does on many notes: time, memory and size as they grow.
 chat in a pseudo-terminal, and asks. `--passages` makes stores of that many passages and asks them: their rows are
 written through the store's own interface, but only a few hundred of the passages are encoded, the others are variants
 of these with other words and codes, so that a million need not be encoded one by one. Indexing time is therefore
-`--notes`' affair. `--keep FOLDER` keeps notes and stores, and finds them again.
+`--notes`' affair. `--base STORE` takes another store's passages, and only beyond them variants. `--keep FOLDER` keeps
+notes and stores, and finds them again. `--questions FILE` asks real questions, JSONL, spread evenly over the file; else
+they are made up, of words of the notes, and few have an answer.
 
 Peak memory is of the one process measured, as the kernel counts it (wait4).
 """
@@ -38,17 +40,20 @@ from typing import Any
 import numpy as np
 
 from app.bundle import Bundle
+from app.evaluation import load_questions
 from app.places import EMBEDDED_BUNDLE
 from app.retriever import CANDIDATES, Retriever
 from app.scope import parse_scope
 from benchmarks.speed import ROOT, percentiles, row
-from benchmarks.synthetic import fill, questions, write_notes
+from benchmarks.synthetic import fill, fill_from, questions, write_notes
 from store.scope import EVERYTHING
 from store.tokens import TokenStore
 
 COMMAND = (sys.executable, "-m", "benchmarks.run")
 FIRST_PAINT, OPEN = "sk your notes", "all local"
 """What the chat shows when it can be typed into (its cursor stands on the A), and when the notes are open."""
+ASKED = 60
+"""Questions; the first ten warm up."""
 PATIENCE = 120.0
 """Seconds after which the chat is given up."""
 SCOPES = (EVERYTHING, parse_scope("-tag:private"), parse_scope('folder:"topic 007"'))
@@ -132,7 +137,7 @@ def _chunks(master: int, until: float) -> Iterator[str]:
             yield data.decode(errors="replace")
 
 
-def over_notes(count: int, folder: Path, environment: dict[str, str]) -> None:
+def over_notes(count: int, folder: Path, asking: Sequence[str], environment: dict[str, str]) -> None:
     """The table of `--notes`."""
     notes = folder / f"notes-{count}"
     if not notes.exists():
@@ -152,21 +157,21 @@ def over_notes(count: int, folder: Path, environment: dict[str, str]) -> None:
     row("chat, first paint, median of 3", f"{np.median([paint[0] for paint in paints]):.2f} s")
     row("chat, notes open, median of 3", f"{np.median([paint[1] for paint in paints]):.2f} s")
     row("chat, peak memory", f"{max(paint[2] for paint in paints):.0f} MB")
-    asked(environment, folder)
+    asked(environment, folder, asking)
 
 
-def asked(environment: dict[str, str], folder: Path) -> dict[str, float]:
+def asked(environment: dict[str, str], folder: Path, asking: Sequence[str]) -> dict[str, float]:
     """Ask cold and warm through the command line, print, and return the figures for the plot."""
-    cold = [command(environment, "ask", question).seconds for question in questions(3)]
+    cold = [command(environment, "ask", question).seconds for question in asking[:3]]
     row("ask, cold from the shell, median of 3", f"{np.median(cold):.2f} s")
     batch = folder / "questions.txt"
-    batch.write_text("\n".join(questions(60)))
+    batch.write_text("\n".join(asking))
     warm = command(environment, "ask", "--batch", str(batch))
     timings = [json.loads(line)["timings_ms"] for line in warm.out.splitlines()][10:]
     for stage in ("total", "retrieve", "load", "read"):
         name = "ask, warm, p50 / p95" if stage == "total" else f"  {stage}"
         row(name, percentiles([timing[stage] / 1000 for timing in timings]))
-    row("ask, peak memory of 60 questions", f"{warm.megabytes:.0f} MB")
+    row(f"ask, peak memory of {len(asking)} questions", f"{warm.megabytes:.0f} MB")
     totals = [timing["total"] for timing in timings]
     retrieve = [timing["retrieve"] for timing in timings]
     return {
@@ -179,14 +184,20 @@ def asked(environment: dict[str, str], folder: Path) -> dict[str, float]:
     }
 
 
-def over_passages(count: int, folder: Path, bundle: Bundle, environment: dict[str, str]) -> dict[str, float]:
+def over_passages(
+    count: int, folder: Path, bundle: Bundle, base: Path | None, asking: Sequence[str], environment: dict[str, str]
+) -> dict[str, float]:
     """The table of one store of `--passages`, and its figures for the plot."""
     path = folder / f"{count}.db"
     row(f"--- {count:,} passages", "")
     if not path.exists():
         began, part = time.perf_counter(), folder / f"{count}.part"
         with TokenStore.create(part, bundle.manifest.fingerprint, bundle.manifest.name) as store:
-            fill(store, bundle, count)
+            if base is None:
+                fill(store, bundle, count)
+            else:
+                with TokenStore.open(base, bundle.manifest.fingerprint) as real:
+                    fill_from(store, bundle, real, count)
         part.rename(path)
         row("store made", f"{time.perf_counter() - began:.0f} s")
     code = bundle.encode_question("ready?").code
@@ -199,7 +210,7 @@ def over_passages(count: int, folder: Path, bundle: Bundle, environment: dict[st
         size = f"{counts.store_bytes / 1e6:,.1f} MB, {counts.bytes_per_token:.2f} bytes per token"
         row("store, all / kept", f"{size}, {counts.store_bytes / counts.tokens:.1f} with text and search")
         row("codes loaded and first scan", f"{1000 * first:.1f} ms")
-        encoded = [(question, bundle.encode_question(question).code) for question in questions(60)]
+        encoded = [(question, bundle.encode_question(question).code) for question in asking]
         for scope in SCOPES:
             within = f", {scope.text}" if scope else ""
             words = [timed(partial(store.match, question, CANDIDATES, scope)) for question, _ in encoded]
@@ -207,7 +218,7 @@ def over_passages(count: int, folder: Path, bundle: Bundle, environment: dict[st
             row(f"rank by words{within}, p50 / p95", percentiles(words))
             row(f"rank by codes{within}, p50 / p95", percentiles(codes))
     environment["BTR_ASSISTANT_STORE"] = str(path)
-    return {**asked(environment, folder), "store": counts.store_bytes / 1e6}
+    return {**asked(environment, folder, asking), "store": counts.store_bytes / 1e6}
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -265,6 +276,8 @@ def main() -> None:
     parser.add_argument("--passages", help="sizes of made-up stores, with commas between")
     parser.add_argument("--plot", type=Path, help="with --passages: the SVG to write")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED_BUNDLE)
+    parser.add_argument("--base", type=Path, help="with --passages: a store to take passages from")
+    parser.add_argument("--questions", type=Path, help="JSONL with the questions to ask")
     parser.add_argument("--keep", type=Path, help="folder for notes and stores, which are used again")
     options = parser.parse_args()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTR_ASSISTANT_")}
@@ -273,13 +286,18 @@ def main() -> None:
         folder = options.keep or Path(opened.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
         environment["BTR_ASSISTANT_HOME"] = str(folder)
+        asking = questions(ASKED)
+        if options.questions:
+            found = [question.text for question in load_questions(options.questions)]
+            asking = found[:: max(1, len(found) // ASKED)][:ASKED]
         row("what", "measured")
         if options.notes:
-            over_notes(options.notes, folder.absolute(), dict(environment))
+            over_notes(options.notes, folder.absolute(), asking, dict(environment))
         if options.passages:
             bundle = Bundle.open(options.bundle)
             counts = [int(count) for count in options.passages.split(",")]
-            figures = [over_passages(count, folder.absolute(), bundle, dict(environment)) for count in counts]
+            given = (folder.absolute(), bundle, options.base, asking, dict(environment))
+            figures = [over_passages(count, *given) for count in counts]
             if options.plot:
                 plot(options.plot, counts, figures)
 

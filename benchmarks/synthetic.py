@@ -1,14 +1,16 @@
 """
 Made-up notes and stores of any size, the same for the same seed, no two notes or passages alike.
 
-Words are those of the embedded bundle's vocabulary, which stands in the order of their frequency: drawn by Zipf's law,
-so that common words are as common, and rare ones as rare, as in real text.
+A store can also be filled from a real one: its passages, then these again with other words. Made-up words are those of
+the embedded bundle's vocabulary, which stands in the order of their frequency: drawn by Zipf's law, so that common
+words are as common, and rare ones as rare, as in real text.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from app.indexer import encode
 from app.passages import Passage
 from app.places import EMBEDDED_BUNDLE
 from store.bundle import TOKENIZER
-from store.codec import pack
+from store.codec import Bits, pack
 from store.records import NewDocument, NewPassage
 from store.tokens import TokenStore
 
@@ -36,6 +38,9 @@ _BASE = 400
 """Passages that are truly encoded for a made-up store."""
 _CHANGED_WORDS, _CHANGED_BITS = 0.5, 0.15
 """Shares of a base passage's words and code bits that each of its variants changes."""
+_READ = 256
+"""Passages that are read from another store at a time."""
+_WORD = re.compile(r"\b[A-Za-z]+\b")
 
 
 class Words:
@@ -113,8 +118,22 @@ def fill(store: TokenStore, bundle: Bundle, count: int, seed: int = SEED) -> Non
     words = Words(seed)
     compressor = Compressor(bundle, own_ratios(bundle.manifest))
     base = [_Base(bundle, compressor, words) for _ in range(min(_BASE, count))]
+    _put(store, words, _variants(words, base), count)
+
+
+def fill_from(store: TokenStore, bundle: Bundle, base: TokenStore, count: int, seed: int = SEED) -> None:
+    """
+    The same from the passages of another store of this bundle, in their order: first as they are, then as variants.
+
+    Only words that are one token are changed, into such, and only where the text has as many tokens afterwards.
+    """
+    words = Words(seed)
+    _put(store, words, _repeated(words, bundle, base), count)
+
+
+def _put(store: TokenStore, words: Words, made: Iterator[NewPassage], count: int) -> None:
+    """Some of the passages, in notes of equal length."""
     source = store.add_source("/made-up")
-    made = _variants(words, base, bundle.manifest.code_bits)
     for number in range(-(-count // PASSAGES_PER_NOTE)):
         passages = list(itertools.islice(made, min(PASSAGES_PER_NOTE, count - number * PASSAGES_PER_NOTE)))
         day = f"{2015 + number % 12}-{1 + number % 11:02d}-{1 + number % 27:02d}"
@@ -140,17 +159,43 @@ class _Base:
         return " ".join(f"{word}." if end else str(word) for word, end in zip(words, self.ends, strict=True))
 
 
-def _variants(words: Words, base: list[_Base], code_bits: int) -> Iterator[NewPassage]:
+def _repeated(words: Words, bundle: Bundle, base: TokenStore) -> Iterator[NewPassage]:
+    known = frozenset(words.words.tolist())
+    ids, codes = base.codes()
+
+    def other(match: re.Match[str]) -> str:
+        word = match.group()
+        return str(words.draw(1)[0]) if word in known and words.random.random() < _CHANGED_WORDS else word
+
+    for turn in itertools.count():
+        for at in range(0, len(ids), _READ):
+            for passage, code in zip(base.passages(ids[at : at + _READ].tolist()), codes[at : at + _READ], strict=True):
+                encoded = base.stored_bytes(passage.id)
+                assert encoded is not None
+                bits, scale, runs = encoded
+                text = _WORD.sub(other, passage.text) if turn else passage.text
+                if turn and len(bundle.tokenize(text).ids) != passage.tokens:
+                    text = passage.text
+                yield NewPassage(
+                    *(passage.start, passage.start + len(text), passage.line, passage.page, passage.heading, text),
+                    *(passage.tokens, (_turned(words, code) if turn else code).tobytes(), bits, scale),
+                    runs=runs,
+                )
+
+
+def _turned(words: Words, code: Bits) -> Bits:
+    """A code (c / 8,) with some of its bits turned over."""
+    return code ^ pack(_CHANGED_BITS - words.random.random(8 * len(code), dtype=np.float32))
+
+
+def _variants(words: Words, base: list[_Base]) -> Iterator[NewPassage]:
     at = 0
     while True:
         for passage in base:
             changed = words.random.random(len(passage.words)) < _CHANGED_WORDS
             text = passage.text(np.where(changed, words.draw(len(passage.words)), passage.words))
-            turned = pack(_CHANGED_BITS - words.random.random(code_bits, dtype=np.float32))
-            code = np.frombuffer(passage.encoded.code, dtype=np.uint8) ^ turned
-            yield replace(
-                passage.encoded, start=at, end=at + len(text), line=1 + at // 80, text=text, code=code.tobytes()
-            )
+            code = _turned(words, np.frombuffer(passage.encoded.code, dtype=np.uint8)).tobytes()
+            yield replace(passage.encoded, start=at, end=at + len(text), line=1 + at // 80, text=text, code=code)
             at += len(text) + 2
 
 
