@@ -5,8 +5,9 @@ Ways to make stored tokens smaller, by what they cost in answers: one table of b
     python -m benchmarks.compression val.db validation.jsonl.gz --every 16 [--open] [--only ours,paper]
 
 Each question reads the passages of its own context or, with `--open`, the 20 best of the store: the same ones for every
-way, so differences are paired. What the reader looks at again it reads without bits: `--looks 0` says what they alone
-are worth. Bytes count vectors, scales, masks, pointers and passage codes over the whole store.
+way, so differences are paired; with `--save` and `--against` also between the stores of two bundles. What the reader
+looks at again it reads without bits: `--looks 0` says what they alone are worth. Bytes count vectors, scales, masks,
+pointers and passage codes over the whole store.
 
 - ours: common words without vectors, the rest in runs of neighbours (store.runs), as `btr-assistant compact` does.
 - paper: BTR section 3.2. Common words collapse to one vector an id; the others merge with vectors of their own id by
@@ -238,6 +239,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(WAYS), help="ways to measure, by name")
     parser.add_argument("--looks", type=int, default=LOOKS, help="passages looked at again without bits; 0: bits alone")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED_BUNDLE)
+    parser.add_argument("--save", type=Path, help="keep EM and F1 of every question as indexed, (q, 2), as .npy")
+    parser.add_argument("--against", type=Path, help="compare with what --save kept, not with this store as indexed")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
     questions = [question for question in load_questions(options.questions)[:: options.every] if question.answers]
@@ -274,8 +277,12 @@ def main() -> None:
     tokens = len(corpus.ids)
     codes = len(corpus.passages) * bundle.manifest.code_bits / 8
     print(f"{len(asked):,} questions, {tokens:,} tokens, {corpus.common.mean():.1%} of them common words\n")
-    print("| way | ratio | bytes a token | EM | F1 | F1 against as indexed | seconds |\n|---|---|---|---|---|---|---|")
+    other = options.against.stem if options.against else "as indexed"
+    print(f"| way | ratio | bytes a token | EM | F1 | F1 against {other} | seconds |\n|---|---|---|---|---|---|---|")
     whole = scores(*as_indexed(corpus, 0)[:2])
+    base = np.load(options.against) if options.against else whole
+    if options.save:
+        np.save(options.save, whole)
     size = as_indexed(corpus, 0)[2]
     print(f"| as indexed | | {(size + codes) / tokens:.2f} | {whole[:, 0].mean():.1f} | {whole[:, 1].mean():.1f} | | |")
     for name in options.only.split(","):
@@ -286,7 +293,7 @@ def main() -> None:
             seconds = time.perf_counter() - began
             same = bits is corpus.bits and scale is corpus.scale
             found = whole if same else scores(bits, scale)
-            change = found[:, 1] - whole[:, 1]
+            change = found[:, 1] - base[:, 1]
             error = change.std() / len(change) ** 0.5
             print(
                 f"| {name} | {ratio:g} | {(size + codes) / tokens:.2f} | {found[:, 0].mean():.1f} | "
