@@ -111,9 +111,10 @@ def questions(out: Path, files: tuple[Path, ...], count: int, seed: int) -> None
 )
 @click.option("--hidden", default=512, show_default=True, type=click.IntRange(32), help="Hidden size.")
 @click.option("--layers", default=8, show_default=True, type=click.IntRange(2), help="Layers of the encoder.")
-@click.option("--decoder-layers", type=click.IntRange(1), help="Layers of the decoder (default: as many).")
+@click.option("--decoder-layers", type=click.IntRange(1), help="Layers of the decoder (default: as many; --like: 3).")
 @click.option("--like", type=_FILE, help="A BERT checkpoint folder: the T5 begins as it, and learns from it.")
 @click.option("--lr", default=1e-3, show_default=True, type=click.FloatRange(0, 1), help="Learning rate.")
+@click.option("--encoder-lr", type=click.FloatRange(0, 1), help="Of encoder and words (default: the same).")
 @click.option(
     "--recurring",
     default=0.0,
@@ -134,6 +135,7 @@ def pretrain(
     decoder_layers: int | None,
     like: Path | None,
     lr: float,
+    encoder_lr: float | None,
     recurring: float,
     device: str,
 ) -> None:
@@ -146,8 +148,8 @@ def pretrain(
     from export.saved import alone_in
 
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
-    shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or layers)
-    recipe = Pretraining(shape, steps=steps, lr=lr, batch=batch, window=window, recurring=recurring)
+    shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or (3 if like else layers))
+    recipe = Pretraining(shape, steps, lr, encoder_lr, batch, window, recurring)
     with alone_in(out):
         click.echo(f"{out}: {run(files, out, recipe, device, like)}")
 

@@ -8,7 +8,11 @@ be taken over is put where it does most nearly the same:
     word vectors    LN(word + first segment + mean position)      attention       W_q / sqrt(d_k), W_k, W_v, W_o
     norm before     the gain of the LN that BERT has there        feed-forward    W_1, W_2, the same activation
 
-It is a start, not the same function: `export.pretrain` then has every layer's states point where BERT's do.
+The decoder is made of BERT's top layers. What it has of its own, attention to what was read, begins as their attention
+with W_v = W_o = I, under a head that is sharp enough: what it looks at it writes. So copying, which a reader does most,
+need not be learnt; where to look is.
+
+It is a start, not the same function: `export.pretrain` then has the lower layers' states point where BERT's do.
 """
 
 from __future__ import annotations
@@ -20,10 +24,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, processors
 from torch import Tensor
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
+from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.t5.modeling_t5 import T5Block
 
 from export.data import load_tokenizer
 from export.t5 import EOS
 
+_SHARP = 4.0
+"""Weight of the decoder's last norm: of a token's own last state the head then gives that token about half."""
 _LEFT_OUT = re.compile(r"\[(unused\d+|PAD|UNK|CLS|SEP|MASK)\]")
 
 
@@ -43,18 +51,25 @@ def grafted_tokenizer(checkpoint: Path, sentinels: list[str]) -> Tokenizer:
 
 
 def counterparts(tokenizer: Tokenizer, checkpoint: Path) -> Tensor:
-    """A grafted tokenizer's ids -> the checkpoint's (V,): </s> is [SEP], what else it has not is [UNK]."""
+    """
+    A grafted tokenizer's ids -> the checkpoint's (V,): </s> is [SEP], sentinels are words that it has and never saw.
+
+    A checkpoint without such words has [UNK] for all of them.
+    """
     old = load_tokenizer(checkpoint).get_vocab()
     ids = torch.full((tokenizer.get_vocab_size(),), old["[UNK]"])
-    for token, i in tokenizer.get_vocab().items():
-        ids[i] = old.get(token, old["[UNK]"])
-    ids[EOS] = old["[SEP]"]
+    unused = iter([i for token, i in old.items() if token.startswith("[unused")])
+    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        ids[i] = old[token] if token in old else next(unused, old["[UNK]"])
+    special = {"<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]"}
+    for ours, theirs in special.items():
+        ids[tokenizer.token_to_id(ours)] = old[theirs]
     return ids
 
 
 @torch.no_grad()
 def grafted_t5(bert: BertModel, ids: Tensor, decoder_layers: int) -> T5ForConditionalGeneration:
-    """A T5 with the words `ids` (V,) and the encoder of a BERT; its decoder has random weights."""
+    """A T5 with the words `ids` (V,) and the encoder of a BERT; layers of its decoder beyond the BERT's are random."""
     shape = bert.config
     config = T5Config(
         vocab_size=len(ids),
@@ -73,18 +88,34 @@ def grafted_t5(bert: BertModel, ids: Tensor, decoder_layers: int) -> T5ForCondit
     vectors = words.word_embeddings.weight[ids] + words.token_type_embeddings.weight[0] + position
     t5.shared.weight.copy_(words.LayerNorm(vectors))
     t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
-    gain = words.LayerNorm.weight
-    for block, layer in zip(t5.encoder.block, bert.encoder.layer, strict=True):
-        attention, own = block.layer[0], layer.attention.self
-        attention.layer_norm.weight.copy_(gain)
-        attention.SelfAttention.q.weight.copy_(own.query.weight / config.d_kv**0.5)
-        attention.SelfAttention.k.weight.copy_(own.key.weight)
-        attention.SelfAttention.v.weight.copy_(own.value.weight)
-        attention.SelfAttention.o.weight.copy_(layer.attention.output.dense.weight)
-        forward = block.layer[1]
-        forward.layer_norm.weight.copy_(layer.attention.output.LayerNorm.weight)
-        forward.DenseReluDense.wi.weight.copy_(layer.intermediate.dense.weight)
-        forward.DenseReluDense.wo.weight.copy_(layer.output.dense.weight)
-        gain = layer.output.LayerNorm.weight
-    t5.encoder.final_layer_norm.weight.copy_(gain)
+    layers = list(bert.encoder.layer)
+    gains = [words.LayerNorm.weight, *(layer.output.LayerNorm.weight for layer in layers)]
+    for block, layer, gain in zip(t5.encoder.block, layers, gains[:-1], strict=True):
+        _graft(block, layer, gain)
+    t5.encoder.final_layer_norm.weight.copy_(gains[-1])
+    taken = min(decoder_layers, len(layers))
+    t5.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
+    for block, layer, gain in zip(t5.decoder.block[-taken:], layers[-taken:], gains[-taken - 1 : -1], strict=True):
+        _graft(block, layer, gain)
+        looking = block.layer[1]
+        looking.layer_norm.weight.copy_(gain)
+        looking.EncDecAttention.q.weight.copy_(layer.attention.self.query.weight / config.d_kv**0.5)
+        looking.EncDecAttention.k.weight.copy_(layer.attention.self.key.weight)
+        for passed in (looking.EncDecAttention.v, looking.EncDecAttention.o):
+            torch.nn.init.eye_(passed.weight)
+    t5.decoder.final_layer_norm.weight.fill_(_SHARP)
     return t5
+
+
+def _graft(block: T5Block, layer: BertLayer, gain: Tensor) -> None:
+    """A BERT layer as a T5's self-attention, first of a block's layers, and feed-forward block, the last of them."""
+    attention, own = block.layer[0], layer.attention.self
+    attention.layer_norm.weight.copy_(gain)
+    attention.SelfAttention.q.weight.copy_(own.query.weight / attention.SelfAttention.key_value_proj_dim**0.5)
+    attention.SelfAttention.k.weight.copy_(own.key.weight)
+    attention.SelfAttention.v.weight.copy_(own.value.weight)
+    attention.SelfAttention.o.weight.copy_(layer.attention.output.dense.weight)
+    forward = block.layer[-1]
+    forward.layer_norm.weight.copy_(layer.attention.output.LayerNorm.weight)
+    forward.DenseReluDense.wi.weight.copy_(layer.intermediate.dense.weight)
+    forward.DenseReluDense.wo.weight.copy_(layer.output.dense.weight)

@@ -6,7 +6,8 @@ sentinel; what is to be written is each sentinel with its span. In a share of th
 them a second time (as in Splinter, Ram et al. 2021): what is missing is to be found and copied, as a reader does.
 
 Where a BERT checkpoint is at hand, the T5 can begin as one (`export.graft`), and its encoder learns from it: of what is
-left of a window each layer's states are to point where BERT's do on the whole window.
+left of a window the states of all layers but the top ones, which the decoder copies from, are to point where BERT's do
+on the whole window.
 
 The folder that comes out is a checkpoint as `btr-export train` takes it. The same command on a stopped run goes on
 where it was.
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, cross_entropy
 from tqdm import tqdm
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
@@ -51,6 +52,8 @@ _COMMON = 300
 """So many tokens from "the" on, in vocabularies that are sorted, are common."""
 _STATES = 4.0
 """Weight of BERT's states beside span corruption."""
+_FREE = 2
+"""Top layers of the encoder whose states are not held to BERT's: those hide which token they are of."""
 _HELD_OUT = 64
 """Windows that the loss is measured on; no other one reaches into them."""
 
@@ -78,6 +81,8 @@ class Pretraining:
     shape: Shape = field(default_factory=Shape)
     steps: int = 20_000
     lr: float = 1e-3
+    encoder_lr: float | None = None
+    """Of encoder and words, where it is another one."""
     batch: int = 64
     window: int = 256
     """Tokens before corruption."""
@@ -87,7 +92,8 @@ class Pretraining:
 
     def step(self, name: str) -> StepConfig:
         """The one step's optimiser."""
-        return StepConfig(steps=self.steps, lr=self.lr, head_lr=self.lr, warmup=0.02)
+        rest = self.lr if self.encoder_lr is None else self.encoder_lr
+        return StepConfig(steps=self.steps, lr=rest, head_lr=self.lr, warmup=0.02)
 
     def upto(self, name: str) -> dict[str, Any]:
         """What decides the weights."""
@@ -109,7 +115,7 @@ class Corrupted:
 
 
 class Pretrainer(Trainer):
-    """The trainer's loop, checkpoints and log over windows of text."""
+    """The trainer's loop, checkpoints and log over windows of text; the decoder has a learning rate of its own."""
 
     sentinels: Sequence[int]
     common: int
@@ -120,6 +126,9 @@ class Pretrainer(Trainer):
     its_first: int
     """The id of its [CLS]."""
 
+    def _is_fresh(self, name: str) -> bool:
+        return name.startswith("t5.decoder.")
+
     def _batches(self, train: np.ndarray) -> Iterator[Corrupted]:
         recipe = self.recipe
         while self.step < recipe.steps:
@@ -127,8 +136,9 @@ class Pretrainer(Trainer):
             starts = [rng.randrange(len(train) - recipe.window + 1) for _ in range(recipe.batch)]
             yield self._corrupted([train[at : at + recipe.window].tolist() for at in starts], rng)
 
-    def _corrupted(self, windows: Sequence[list[int]], rng: random.Random) -> Corrupted:
-        spans = [self._spans(window, rng) for window in windows]
+    def _corrupted(self, windows: Sequence[list[int]], rng: random.Random, recurring: float | None = None) -> Corrupted:
+        share = self.recipe.recurring if recurring is None else recurring
+        spans = [self._spans(window, rng, share) for window in windows]
         pairs = zip(windows, spans, strict=True)
         rows, targets = zip(*(corrupt(window, gone, self.sentinels) for window, gone in pairs), strict=True)
         left = [kept_places(self.recipe.window, gone) for gone in spans]
@@ -137,25 +147,29 @@ class Pretrainer(Trainer):
         made = Corrupted(pad(rows), pad(targets), torch.tensor(windows), places)
         return Corrupted(**{name: value.to(self.device) for name, value in vars(made).items()})
 
-    def _spans(self, window: list[int], rng: random.Random) -> list[tuple[int, int]]:
-        again = rng.random() < self.recipe.recurring
+    def _spans(self, window: list[int], rng: random.Random, recurring: float) -> list[tuple[int, int]]:
+        again = rng.random() < recurring
         spans = recurring_spans(window, rng, self.common) if again else []
         return spans or random_spans(len(window), len(self.sentinels), rng)
 
     def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
-        labels = batch.targets.masked_fill(batch.targets == 0, -100)
-        made = self.reader.t5(
-            input_ids=batch.ids,
-            attention_mask=(batch.ids != 0).long(),
-            labels=labels,
-            output_hidden_states=self.bert is not None,
-        )
-        if self.bert is None:
-            return {"corruption": made.loss}
-        return {"corruption": made.loss, "states": _STATES * self._apart(batch, made.encoder_hidden_states[1:])}
+        t5, mask, written = self.reader.t5, (batch.ids != 0).long(), batch.targets != 0
+        read = t5.encoder(input_ids=batch.ids, attention_mask=mask, output_hidden_states=self.bert is not None)
+        states = t5.decoder(
+            input_ids=t5._shift_right(batch.targets),
+            encoder_hidden_states=read.last_hidden_state,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state[written]  # the vocabulary is large, half of the places are padding
+        if t5.config.tie_word_embeddings:
+            states = states * t5.model_dim**-0.5
+        losses = {"corruption": cross_entropy(t5.lm_head(states).float(), batch.targets[written])}
+        if self.bert is not None:
+            losses["states"] = _STATES * self._apart(batch, read.hidden_states[1:])
+        return losses
 
     def _apart(self, batch: Corrupted, layers: Sequence[Tensor]) -> Tensor:
-        """1 - cosine between each layer's states (B, L, d) and the teacher's, over the tokens that are left."""
+        """1 - cosine between the lower layers' states (B, L, d) and the teacher's, over the tokens that are left."""
         assert self.bert is not None
         ends = self.its_ids.new_tensor([self.its_first, int(self.its_ids[EOS])]).expand(len(batch.whole), -1)
         ids = torch.cat([ends[:, :1], self.its_ids[batch.whole], ends[:, 1:]], dim=1)
@@ -163,21 +177,24 @@ class Pretrainer(Trainer):
             theirs = self.bert(input_ids=ids, output_hidden_states=True).hidden_states[1:]
         before, now = batch.places.unbind(-1)
         left = (now != 0).float()  # the first token goes uncounted where it is left: padding says 0 too
-        likeness = [
-            cosine_similarity(gather(ours, now), gather(its, before + 1), dim=-1)
-            for ours, its in zip(layers, theirs, strict=True)
-        ]
+        held = list(zip(layers, theirs, strict=True))[: max(1, len(layers) - _FREE)]
+        likeness = [cosine_similarity(gather(ours, now), gather(its, before + 1), dim=-1) for ours, its in held]
         return 1 - (torch.stack(likeness).mean(0) * left).sum() / left.sum()
 
     @torch.no_grad()
     def _evaluate(self, dev: np.ndarray) -> dict[str, float]:
         self.reader.eval()
-        rng, size = random.Random(0), self.recipe.window
+        size = self.recipe.window
         windows = [dev[at : at + size].tolist() for at in range(0, len(dev) - size + 1, size)]
-        parts = [self._losses(self._corrupted(windows[at : at + 16], rng)) for at in range(0, len(windows), 16)]
-        return {
-            f"held_out_{name}": round(float(np.mean([float(losses[name]) for losses in parts])), 4) for name in parts[0]
-        }
+        found = {}
+        for kind, recurring in (("", 0.0), ("_recurring", 1.0)):
+            rng = random.Random(0)
+            groups = (self._corrupted(windows[at : at + 16], rng, recurring) for at in range(0, len(windows), 16))
+            parts = [self._losses(group) for group in groups]
+            found |= {
+                f"held_out_{name}{kind}": float(np.mean([float(one[name]) for one in parts])) for name in parts[0]
+            }
+        return {name: round(value, 4) for name, value in found.items()}
 
 
 def corrupt(ids: list[int], spans: Sequence[tuple[int, int]], sentinels: Sequence[int]) -> tuple[list[int], list[int]]:

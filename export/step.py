@@ -158,8 +158,8 @@ class Trainer:
         self._common = common.to(device) if common is not None else None
         named = [(n, p) for n, p in reader.named_parameters() if p.requires_grad]
         groups = [
-            {"params": [p for n, p in named if not _is_fresh(n)], "lr": self.config.lr},
-            {"params": [p for n, p in named if _is_fresh(n)], "lr": self.config.head_lr},
+            {"params": [p for n, p in named if not self._is_fresh(n)], "lr": self.config.lr},
+            {"params": [p for n, p in named if self._is_fresh(n)], "lr": self.config.head_lr},
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
@@ -168,6 +168,12 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         """Wall time of the training steps so far."""
+
+    def _is_fresh(self, name: str) -> bool:
+        """Whether a parameter was not in the checkpoint, and has the heads' learning rate."""
+        return not name.startswith(
+            ("lower.", "upper.layers.", "upper.norm.", "upper.table.", "embeddings.", "layers.", "t5.")
+        )
 
     def _rate(self, step: int) -> float:
         warm = max(1, int(self.config.steps * self.config.warmup))
@@ -360,13 +366,6 @@ class Trainer:
         tqdm.write(f"{self.name}: {row}")
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
-
-
-def _is_fresh(name: str) -> bool:
-    """Whether a parameter was not in the checkpoint."""
-    return not name.startswith(
-        ("lower.", "upper.layers.", "upper.norm.", "upper.table.", "embeddings.", "layers.", "t5.")
-    )
 
 
 def fast_bfloat16(device: torch.device) -> bool:

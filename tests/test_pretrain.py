@@ -25,7 +25,7 @@ from export.pretrain import (
     recurring_spans,
 )
 from export.reader import load_bert
-from export.t5 import load_t5
+from export.t5 import FullT5, load_t5
 from store.errors import ExportError
 from tests.tiny import CONTEXT, checkpoint
 
@@ -111,6 +111,36 @@ def test_a_stopped_run_goes_on_to_the_same_checkpoint(tmp_path: Path, monkeypatc
         pretrain(data, tmp_path / "run", replace(RECIPE, lr=0.1))
 
 
+def test_the_loss_is_that_of_the_whole_model(tmp_path: Path) -> None:
+    data = [texts(tmp_path / "texts.jsonl")]
+    pretrain(data, tmp_path / "out", replace(RECIPE, steps=1))
+    t5 = load_t5(tmp_path / "out").eval()
+    trainer = Pretrainer.__new__(Pretrainer)
+    trainer.reader, trainer.recipe = FullT5(t5), RECIPE
+    trainer.device, trainer.sentinels, trainer.common = torch.device("cpu"), list(range(3, 103)), 150
+    ids = np.load(tmp_path / "out" / "tokens.npy")[:96].reshape(3, 32).tolist()
+    batch = trainer._corrupted(ids, random.Random(0))
+    with torch.no_grad():
+        expected = t5(
+            input_ids=batch.ids,
+            attention_mask=(batch.ids != 0).long(),
+            labels=batch.targets.masked_fill(batch.targets == 0, -100),
+        ).loss
+        assert torch.allclose(trainer._losses(batch)["corruption"], expected, atol=1e-5)
+
+
+def test_the_decoder_has_its_own_learning_rate(tmp_path: Path) -> None:
+    """With a rate of 0 encoder and words stay what they are."""
+    data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
+    recipe = replace(RECIPE, steps=3, encoder_lr=0.0)
+    pretrain(data, tmp_path / "out", recipe, like=like)
+    before = grafted_t5(load_bert(like), counterparts(load_tokenizer(tmp_path / "out"), like), 2).state_dict()
+    after = load_t5(tmp_path / "out").state_dict()
+    same = {name for name in before if torch.allclose(before[name], after[name])}
+    assert {name for name in before if name.startswith("encoder.")} <= same
+    assert any(name.startswith("decoder.block.1") and name not in same for name in before)
+
+
 def test_all_of_the_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.pretrain._TOKENIZED_AT_ONCE", 7)
     data = [texts(tmp_path / "texts.jsonl")]
@@ -169,6 +199,15 @@ def test_it_has_the_berts_words_under_a_t5s_special_tokens(tmp_path: Path) -> No
     assert counterparts(tokenizer, folder)[ours.ids].tolist() == [*theirs.ids, old.token_to_id("[SEP]")]
     assert tokenizer.decode(ours.ids) == "the boilered tree, planted."
     assert tokenizer.encode("the <extra_id_7>").ids[:2] == [103, 10]
+    own = counterparts(tokenizer, folder)
+    assert [int(i) for i in own[:3]] == [old.token_to_id(token) for token in ("[PAD]", "[SEP]", "[UNK]")]
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["model"]["vocab"] |= {f"[unused{at}]": old.get_vocab_size() + at for at in range(120)}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    wider = grafted_tokenizer(folder, SENTINEL_TOKENS)
+    assert wider.get_vocab() == tokenizer.get_vocab()
+    sentinels = [wider.token_to_id(token) for token in SENTINEL_TOKENS]
+    assert len(set(counterparts(wider, folder)[sentinels].tolist())) == len(SENTINEL_TOKENS)
 
 
 def test_its_first_layer_reads_as_the_berts_does(tmp_path: Path) -> None:
@@ -193,6 +232,24 @@ def test_its_first_layer_reads_as_the_berts_does(tmp_path: Path) -> None:
     assert torch.allclose(ours, theirs, atol=1e-3)
 
 
+def test_its_decoder_begins_as_the_berts_top_layers_and_passes_on_what_it_looks_at(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "bert")
+    bert = load_bert(folder)
+    ids = counterparts(grafted_tokenizer(folder, SENTINEL_TOKENS), folder)
+    t5 = grafted_t5(bert, ids, 2).eval()
+    asked, read = torch.randn(2, 3, 32), torch.randn(2, 1, 32)  # of one token there is no choice
+    for block, layer in zip(t5.decoder.block, t5.encoder.block[1:], strict=True):
+        with torch.no_grad():
+            looking = block.layer[1]
+            passed = looking(asked, read, position_bias=torch.zeros(1, 2, 3, 1))[0] - asked
+            own, theirs = (
+                one.layer[-1](one.layer[0](asked, position_bias=torch.zeros(1, 2, 3, 3))[0]) for one in (block, layer)
+            )
+        assert torch.allclose(passed, read.expand_as(passed), atol=1e-6)
+        assert torch.allclose(own, theirs)
+    assert len(grafted_t5(bert, ids, 5).decoder.block) == 5  # more than the BERT has
+
+
 def test_it_learns_from_the_bert(tmp_path: Path) -> None:
     data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
     recipe = replace(RECIPE, steps=1, lr=0.0, batch=8)
@@ -200,6 +257,7 @@ def test_it_learns_from_the_bert(tmp_path: Path) -> None:
     after = pretrain(data, tmp_path / "after", replace(recipe, steps=40, lr=1e-2), like=like)
     assert 0 < after["held_out_states"] < 0.7 * before["held_out_states"]
     assert after["held_out_corruption"] < before["held_out_corruption"]
+    assert after["held_out_corruption_recurring"] < before["held_out_corruption_recurring"]
     t5 = load_t5(tmp_path / "after")
     assert (t5.config.num_layers, t5.config.num_decoder_layers, t5.config.d_model) == (3, 2, 32)
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
