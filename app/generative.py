@@ -7,7 +7,8 @@ passages": it is never written, and log p(answer) - log p(empty) is an answer's 
 than none.
 
 The source of an answer is the passage that the decoder's cross-attention paid most while writing it, among those that
-hold the answer word by word where there are any.
+hold the answer word by word where there are any; the answer then reads as it stands there, for what is written may lack
+case, accents and the spacing of word pieces.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unicodedata import combining, normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +98,7 @@ class GenerativeReader:
         if not passages:
             return []
         fused = self.fuse(self.encode_all(question, passages, cancelled))
-        spans = [self._span(hypothesis, passages) for hypothesis in self.decode(fused, cancelled, told)]
+        spans = [self.span(hypothesis, passages) for hypothesis in self.decode(fused, cancelled, told)]
         return [span for span in spans if span.text]
 
     def encode_all(
@@ -183,14 +185,14 @@ class GenerativeReader:
         """Tokens as text."""
         return str(self.bundle.tokenizer.decode(list(ids))).strip()
 
-    def _span(self, hypothesis: Hypothesis, passages: Sequence[PassageBits]) -> Span:
-        """An answer with its source."""
+    def span(self, hypothesis: Hypothesis, passages: Sequence[PassageBits]) -> Span:
+        """An answer with its source, as it stands there if it does."""
         answer = self.text(hypothesis.ids)
         places = [locate(passage.text, answer) for passage in passages]
         chosen = [index for index, place in enumerate(places) if place] or range(len(passages))
         source = max(chosen, key=lambda index: (float(hypothesis.mass[index]), -index))
         start, end = places[source] or (0, 0)
-        return Span(source, start, end, hypothesis.score, answer)
+        return Span(source, start, end, hypothesis.score, passages[source].text[start:end] or answer)
 
 
 def nothing_written(keys: Arrays) -> Arrays:
@@ -202,12 +204,23 @@ def nothing_written(keys: Arrays) -> Arrays:
 
 
 def locate(text: str, answer: str) -> tuple[int, int] | None:
-    """Where an answer stands in a text as whole words, whatever its case and spacing; None if it does not."""
-    words = r"\s*".join(re.escape(word) for word in answer.split())
-    for match in re.finditer(words, text, re.IGNORECASE) if words else ():
-        if match.span() == whole_words(text, *match.span()):
-            return match.span()
+    """Where an answer stands in a text as whole words, whatever case, accents and spacing; None if it does not."""
+    plain, places = _without_accents(text)
+    words = r"\s*".join(re.escape(word) for word in _without_accents(answer)[0].split())
+    for match in re.finditer(words, plain, re.IGNORECASE) if words else ():
+        start, end = places[match.start()], places[match.end() - 1] + 1
+        while end < len(text) and combining(text[end]):
+            end += 1
+        if (start, end) == whole_words(text, start, end):
+            return start, end
     return None
+
+
+def _without_accents(text: str) -> tuple[str, list[int]]:
+    """A text without its accents, and which of its characters each one left comes from."""
+    parts = [(part, at) for at, character in enumerate(text) for part in normalize("NFD", character)]
+    kept = [(part, at) for part, at in parts if not combining(part)]
+    return "".join(part for part, _ in kept), [at for _, at in kept]
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -102,7 +102,8 @@ def turn(reader: GenerativeReader, one: Asked) -> Turn:
     encoded = reader.encode_all(question, one.passages)
     middle = time.perf_counter()
     hypothesis, *_ = reader.decode(reader.fuse(encoded))
-    return Turn(reader.text(hypothesis.ids), middle - began, time.perf_counter() - middle)
+    answer = reader.span(hypothesis, one.passages).text or ""
+    return Turn(answer, middle - began, time.perf_counter() - middle)
 
 
 Ask = Callable[[Asked], Turn]

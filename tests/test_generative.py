@@ -18,7 +18,7 @@ from app.baselines import baseline
 from app.bundle import Bundle
 from app.compaction import compact
 from app.evaluation import Examination, load_questions
-from app.generative import MAX_ANSWER_TOKENS, GenerativeReader, locate
+from app.generative import MAX_ANSWER_TOKENS, GenerativeReader, Hypothesis, locate
 from app.indexer import index
 from app.places import Places
 from app.reader import Cancelled, PassageBits, open_reader
@@ -182,10 +182,27 @@ def test_an_answer_without_an_end_is_cut(floats: Bundle, monkeypatch: pytest.Mon
         ("the boilers", "boiler", None),
         ("a (b) c", "(b)", (2, 5)),
         ("nothing", "", None),
+        ("it cost 1,000 kr", "1, 000", (8, 13)),
+        ("near the Cafe\u0301 Müller", "cafe muller", (9, 21)),
+        ("see Newton's law", "newton ' s law", (4, 16)),
+        ("naïveté", "naive", None),
     ],
 )
 def test_an_answer_is_found_as_whole_words(text: str, answer: str, place: tuple[int, int] | None) -> None:
     assert locate(text, answer) == place
+
+
+def test_an_answer_reads_as_its_passage_has_it(floats: Bundle) -> None:
+    reader, (one, *_) = GenerativeReader(floats), passages(floats)
+    texts = ["A table costs 1,000 kr.", "No port here."]
+    inputs = [replace(one, text=text) for text in texts]
+    found = []
+    for written in ("1, 000 kr", "2, 000 kr"):
+        ids = floats.tokenizer.encode(written, add_special_tokens=False).ids
+        reader.text = lambda _, written=written: written  # type: ignore[method-assign, misc]
+        found.append(reader.span(Hypothesis(-1.0, ids, np.array([0.1, 0.9], np.float32)), inputs))
+    assert [(span.passage, span.text) for span in found] == [(0, "1,000 kr"), (1, "2, 000 kr")]
+    assert (found[0].start, found[0].end) == (14, 22)
 
 
 def test_the_baselines_answer_too_and_eval_measures_all_three(generative: Path, floats: Bundle) -> None:
