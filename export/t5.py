@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
@@ -69,12 +70,12 @@ def position_bias(table: nn.Embedding, config: T5Config, position: Tensor, size:
 
     A merged token of size s counts as s tokens, one of size 0 as none.
     """
-    relative = position[:, None, :] - position[:, :, None]
-    bucket = T5Attention._relative_position_bucket(
-        relative, True, config.relative_attention_num_buckets, config.relative_attention_max_distance
-    )
+    farthest = config.relative_attention_max_distance  # beyond it all distances share a bucket
+    distances = torch.arange(-farthest, farthest + 1, device=position.device)
+    bucket = T5Attention._relative_position_bucket(distances, True, config.relative_attention_num_buckets, farthest)
+    relative = (position[:, None, :] - position[:, :, None]).clamp(-farthest, farthest) + farthest
     weight = torch.where(size > 0, size.clamp(min=1).log(), torch.finfo(size.dtype).min)
-    return table(bucket).permute(0, 3, 1, 2) + weight[:, None, None, :]
+    return F.embedding(relative, table(bucket)).permute(0, 3, 1, 2).contiguous() + weight[:, None, None, :]
 
 
 class T5Lower(nn.Module):
