@@ -38,6 +38,7 @@ from benchmarks.readers import choose
 from store.bundle import DECODER
 from store.codec import Floats, token_arrays, unpack
 from store.errors import BtrError, UsageError
+from store.records import Counts
 from store.tokens import TokenStore
 
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.5)
@@ -163,14 +164,15 @@ def table(put: Sequence[Question], turns: dict[str, list[Turn]], sizes: dict[str
         yield f"| {' | '.join([*cells, f'{sizes[name]:,.1f}'])} |"
 
 
-def kept(name: str, bundle: Bundle, naive: Bundle | None) -> float:
+def kept(name: str, bundle: Bundle, naive: Bundle | None, counts: Counts) -> float:
     """Bytes a token that a row's reader stores; passage codes and text left out, which all of them need."""
     if name == FULL:
         return 0.0
     if name == SPLIT:
         return 2.0 * bundle.manifest.hidden_size
-    chosen = naive if name == NAIVE and naive is not None else bundle
-    return chosen.manifest.bits / 8 + 2
+    if name == NAIVE and naive is not None:
+        return naive.manifest.bits / 8 + 2
+    return (counts.encoded_bytes - counts.code_bytes) / counts.tokens
 
 
 @dataclass(frozen=True)
@@ -189,30 +191,28 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked]) -> Iterator[Pa
     """The float32 graphs of a bundle against the run that it was made of, from the same stored bits, nothing merged."""
     import torch
 
-    from export.graphs import Table
+    from export.graphs import vocabulary_tables
     from export.saved import load_reader
     from export.t5 import SplitT5
 
     torch_reader, reader = load_reader(run), GenerativeReader(bundle, 0.0)
     if not isinstance(torch_reader, SplitT5):
         raise UsageError(f"{run} is the run of an extractive reader: give that of a T5")
-    words, binarizer = torch_reader.lower.words.weight, torch_reader.binarizer
-    exact_words = words.detach().clone()
+    binarizer = torch_reader.binarizer
     with torch.no_grad():
+        tables = vocabulary_tables(torch_reader)  # int8 in the graphs of either precision
         for one in questions:
             q_ids, parts = torch.from_numpy(one.encoded.ids), []
-            words.copy_(Table(exact_words)(torch.arange(len(exact_words))))  # the graphs' word table is int8
-            h_q = torch_reader.lower(q_ids, q_ids != 0)
+            h_q = torch_reader.lower.run(tables["words"](q_ids), q_ids != 0)
             for passage in one.passages:
                 ids = torch.tensor([bundle.tokenize(passage.text).ids])
                 signs, scale = (
                     torch.from_numpy(unpack(passage.bits)),
                     torch.from_numpy(passage.scale.astype(np.float32)),
                 )
-                base = binarizer.base(torch_reader.features(ids))
+                base = binarizer.base_of({name: tables[name](ids) for name in binarizer.needs})
                 restored = binarizer.restore(signs[None], scale[None, :, None], base)
                 parts.append(torch_reader.upper(h_q, q_ids != 0, restored, torch.ones_like(ids, dtype=torch.bool))[0])
-            words.copy_(exact_words)
             states = torch.cat(parts, dim=1)
             mask = torch.ones(states.shape[:2], dtype=torch.bool)
             fused = reader.fuse(reader.encode_all(one.encoded, one.passages))
@@ -271,9 +271,10 @@ def main() -> None:
                 )
                 return
             put, turns = take_turns(readers(bundle, naive), given)
+            counts = store.counts()
         made = f"{bundle.manifest.name}, {bundle.manifest.fingerprint}"
         print(f"{len(put)} questions, {options.passages} passages; {made}\n")
-        print("\n".join(table(put, turns, {name: kept(name, bundle, naive) for name in turns})))
+        print("\n".join(table(put, turns, {name: kept(name, bundle, naive, counts) for name in turns})))
     except BtrError as error:
         print(f"generative: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

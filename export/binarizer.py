@@ -169,9 +169,17 @@ class NormBinarizer(Binarizer):
         self.gain = nn.Parameter(torch.ones(hidden_size))
 
     @torch.no_grad()
-    def below(self, w: Tensor) -> None:
-        """Set the gain from the weights w (d,) of the layernorm above; next to 0 they would say nothing."""
+    def below(self, w: Tensor, h: Tensor | None = None) -> None:
+        """
+        Set the gain from the weights w (d,) of the layernorm above; next to 0 they would say nothing.
+
+        With states h (N, d) it is then made as long as suits them best: the paper's formula is right for states that
+        are their own signs, which have no large channels.
+        """
         self.gain.copy_(1 / w.abs().clamp(min=0.01 * float(w.abs().mean()) + 1e-12))
+        if h is not None:
+            restored = rms(h) * torch.where(h > 0, 1.0, -1.0) * self.gain
+            self.gain.mul_((restored * h).sum() / restored.pow(2).sum())
 
     def restore(self, signs: Tensor, scale: Tensor, base: Tensor) -> Tensor:
         """h~ (..., d) from signs (..., d) and scale (..., 1)."""

@@ -298,7 +298,7 @@ def _probes(tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray, slice]]:
 
 
 def _part_outliers(reader: AnyReader, tokenizer: Tokenizer) -> None:
-    """Keep the largest inputs of a BERT's feed-forward blocks apart, as they are seen on the probes."""
+    """Keep the largest inputs of an encoder's products apart, as they are seen on the probes."""
 
     def run() -> None:
         for asked, whole, body in _probes(tokenizer):
@@ -306,12 +306,17 @@ def _part_outliers(reader: AnyReader, tokenizer: Tokenizer) -> None:
             mask = torch.ones_like(ids[:, body], dtype=torch.bool)
             if isinstance(reader, FullReader):
                 reader(q_ids, ids, torch.tensor([body.start]), mask)
-            elif isinstance(reader, SplitReader):
-                h, h_q = reader.lower(ids, ids != 0)[:, body], reader.lower(q_ids, q_ids != 0)
+                continue
+            if isinstance(reader, FullT5):
+                reader.encode(torch.cat([q_ids, ids], dim=1))
+                continue
+            h, h_q = reader.lower(ids, ids != 0)[:, body], reader.lower(q_ids, q_ids != 0)
+            if isinstance(reader, SplitT5):
+                reader.upper(h_q, q_ids != 0, h, mask)
+            else:
                 reader.read(h_q, q_ids, h, ids[:, body], mask)
 
-    if isinstance(reader, FullReader | SplitReader):
-        part_outliers(reader, run)
+    part_outliers(reader, run)
 
 
 def _parity_torch(reader: SplitReader | SplitT5, floats: Path, tokenizer: Tokenizer) -> dict[str, float]:

@@ -44,6 +44,7 @@ from optimum.utils import DummyInputGenerator, NormalizedConfig
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense, T5DenseGatedActDense
 
 from export.binarizer import rms
 from export.full import FullReader
@@ -82,7 +83,7 @@ class OutlierLinear(nn.Module):
     A product whose few largest inputs go through a product of their own, which stays in float when the rest is int8.
 
     A few channels of a BERT's feed-forward blocks are five times as large as all others. In one range of 256 steps with
-    those they leave the others 50.
+    those they leave the others 50. A T5 has such channels before every product.
     """
 
     channels = 4
@@ -99,27 +100,36 @@ class OutlierLinear(nn.Module):
         self.register_buffer("top", top)
         self.register_buffer("rest", rest)
 
+    @property
+    def weight(self) -> Tensor:
+        """The whole product's: T5's blocks ask for its type."""
+        return self.dense.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return self.dense(x * self.rest) + self.exact(x[..., self.top])
 
 
 @torch.no_grad()
 def part_outliers(model: nn.Module, run: Callable[[], object]) -> None:
-    """Give the feed-forward products of a model's BERT layers an `OutlierLinear` each, by what they see in a run."""
-    blocks = [block for layer in model.modules() if isinstance(layer, BertLayer)
-              for block in (layer.intermediate, layer.output)]  # fmt: skip
+    """Give those products of a model that need it an `OutlierLinear` each, by what they see in a run, if they run."""
+    products = [(block, "dense") for layer in model.modules() if isinstance(layer, BertLayer)
+                for block in (layer.intermediate, layer.output)]  # fmt: skip
+    products += [(block, name) for block in model.modules()
+                 if isinstance(block, T5Attention | T5DenseActDense | T5DenseGatedActDense)
+                 for name, part in block.named_children() if isinstance(part, nn.Linear)]  # fmt: skip
     largest: dict[nn.Module, Tensor] = {}
 
     def look(dense: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen = inputs[0].abs().flatten(0, -2).amax(dim=0)
         largest[dense] = torch.maximum(seen, largest[dense]) if dense in largest else seen
 
-    hooks = [block.dense.register_forward_pre_hook(look) for block in blocks]
+    hooks = [getattr(block, name).register_forward_pre_hook(look) for block, name in products]
     run()
     for hook in hooks:
         hook.remove()
-    for block in blocks:
-        block.dense = OutlierLinear(block.dense, largest[block.dense])
+    for block, name in products:
+        if (dense := getattr(block, name)) in largest:
+            setattr(block, name, OutlierLinear(dense, largest[dense]))
 
 
 class GraphPart(nn.Module):

@@ -95,9 +95,10 @@ def recovery_loss(h: Tensor, restored: Tensor, mask: Tensor, relative: bool = Fa
     """
     Mean squared error of states (P, n, d) restored from their signs, over body tokens (P, n) (BTR section 3.2).
 
-    With `relative` each token's error is measured in its own root mean square: before a layernorm only that counts.
+    With `relative` each token's error is measured in its own root mean square: before a layernorm only that counts. To
+    make all states smaller does not lessen it.
     """
     if relative:
-        length = rms(h.float()).detach()
+        length = rms(h.float())
         h, restored = h / length, restored / length
     return (h.float() - restored.float()).pow(2).mean(-1)[mask].mean()

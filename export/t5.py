@@ -242,7 +242,7 @@ class SplitT5(PassageEncoder, Decoding):
         """Fit the binarizer's constants on passages' states (P, L, d) and ids (P, L) with 0 as padding."""
         super().fit_binarizer(h, ids, bare, edge)
         if isinstance(self.binarizer, NormBinarizer):
-            self.binarizer.below(self.upper.layers[0].layer[0].layer_norm.weight)
+            self.binarizer.below(self.upper.layers[0].layer[0].layer_norm.weight, h[ids != 0])
 
     def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch) -> Generation:
         """Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Generation over the pairs."""

@@ -36,6 +36,7 @@ def test_every_reader_gets_every_question(generative: Path, floats: Bundle, stor
     asks = readers(floats, floats)
     with TokenStore.open(store) as opened:
         put, turns = take_turns(asks, asked(opened, floats, questions, 2))
+        counts = opened.counts()
     assert put == questions
     assert list(asks)[:2] == [FULL, SPLIT]
     assert set(turns) == set(asks)
@@ -45,7 +46,7 @@ def test_every_reader_gets_every_question(generative: Path, floats: Bundle, stor
         assert sum(a == b for a, b in zip(answers[name], right, strict=True)) >= 3, name
     assert list(answers.values())[2] == answers[f"{OURS}, ratio 0"]  # the same bundle twice: nothing was mixed up
     assert all(turn.encoder > 0 < turn.decoder for own in turns.values() for turn in own)
-    sizes = {name: kept(name, floats, floats) for name in turns}
+    sizes = {name: kept(name, floats, floats, counts) for name in turns}
     lines = list(table(put, turns, sizes))
     assert len(lines) == 2 + 3 + len(RATIOS)
     assert {line.count("|") for line in lines} == {10}

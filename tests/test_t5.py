@@ -77,6 +77,23 @@ def test_states_that_are_signs_already_come_back_as_they_were() -> None:
     assert torch.allclose(binarizer(h, h), h, rtol=1e-4)
 
 
+def test_the_gain_is_as_long_as_suits_the_states_best() -> None:
+    torch.manual_seed(0)
+    w, h = torch.rand(64) + 0.5, torch.randn(200, 64) * (torch.rand(64) * 3) ** 2
+    plain, fitted = NormBinarizer(64, 64), NormBinarizer(64, 64)
+    plain.below(w)
+    fitted.below(w, h)
+    ratio = fitted.gain / plain.gain
+    assert torch.allclose(ratio, ratio[:1].expand(64))
+    with torch.no_grad():
+        best = (fitted(h, h) - h).pow(2).sum()
+        for factor in (0.9, 1.1):
+            fitted.gain.mul_(factor)
+            assert (fitted(h, h) - h).pow(2).sum() > best
+            fitted.gain.div_(factor)
+    assert best < 0.9 * (plain(h, h) - h).pow(2).sum()
+
+
 def test_bits_reach_attention_as_the_signs_after_the_layernorm_times_one_factor(folder: Path) -> None:
     reader = SplitT5(load_t5(folder), SPLIT).eval()
     norm = reader.upper.layers[0].layer[0].layer_norm

@@ -61,6 +61,10 @@ def test_recovery_before_a_layernorm_counts_each_token_alike() -> None:
     scale = torch.tensor([[[1.0], [300.0]]])
     same = recovery_loss(h, restored, mask, relative=True)
     assert torch.isclose(recovery_loss(h * scale, restored * scale, mask, relative=True), same, rtol=1e-4)
+    size = torch.ones((), requires_grad=True)  # of states whose restoration grows with them
+    recovery_loss(size * h, size * restored, mask, relative=True).backward()
+    assert size.grad is not None
+    assert abs(float(size.grad)) < 1e-5
 
 
 def test_each_step_learns_and_starts_from_the_one_before(folder: Path, whole_run: Path) -> None:
