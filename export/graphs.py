@@ -44,7 +44,7 @@ from optimum.utils import DummyInputGenerator, NormalizedConfig
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.bert.modeling_bert import BertLayer
-from transformers.models.t5.modeling_t5 import T5Attention, T5DenseActDense, T5DenseGatedActDense
+from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense
 
 from export.binarizer import rms
 from export.full import FullReader
@@ -83,7 +83,7 @@ class OutlierLinear(nn.Module):
     A product whose few largest inputs go through a product of their own, which stays in float when the rest is int8.
 
     A few channels of a BERT's feed-forward blocks are five times as large as all others. In one range of 256 steps with
-    those they leave the others 50. A T5 has such channels before every product.
+    those they leave the others 50. T5 has such channels too.
     """
 
     channels = 4
@@ -115,7 +115,7 @@ def part_outliers(model: nn.Module, run: Callable[[], object]) -> None:
     products = [(block, "dense") for layer in model.modules() if isinstance(layer, BertLayer)
                 for block in (layer.intermediate, layer.output)]  # fmt: skip
     products += [(block, name) for block in model.modules()
-                 if isinstance(block, T5Attention | T5DenseActDense | T5DenseGatedActDense)
+                 if isinstance(block, T5DenseActDense | T5DenseGatedActDense)
                  for name, part in block.named_children() if isinstance(part, nn.Linear)]  # fmt: skip
     largest: dict[nn.Module, Tensor] = {}
 

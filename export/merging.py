@@ -7,8 +7,8 @@ A merged token is the mean of all tokens it stands for, keeps the place and posi
 attention as often as it stands for tokens. Padding (size 0) stands at the end of a row, and is neither merged nor
 counted. Order is kept.
 
-At a ratio of 0 the exported graph leaves the tokens alone: that way is an If, which only a scripted function becomes.
-Sums are one product with the places of the tokens, which costs less than to scatter them.
+Sums are one product with the places of the tokens, which costs less than to scatter them. At a ratio of 0 an exported
+graph does nothing of all this (`merge_passage`): only a scripted function becomes an If.
 """
 
 from __future__ import annotations
@@ -18,32 +18,89 @@ from torch import Tensor
 
 
 @torch.jit.script
+def _weight(size: Tensor) -> Tensor:
+    """What a token of this size adds to the scores of attention to it."""
+    return torch.where(size > 0, size.clamp(min=1.0).log(), torch.full_like(size, -1e30))
+
+
+@torch.jit.script
+def bias_by_distance(distances: Tensor, position: Tensor, size: Tensor) -> Tensor:
+    """
+    Biases of the distances -R..R (2 R + 1, heads), positions (B, L), sizes (B, L) -> biases (B, heads, L, L).
+
+    They are added to attention scores; farther than R counts as R. A token of size s counts as s tokens, one of size 0
+    as none.
+    """
+    farthest = distances.size(0) // 2
+    apart = (position[:, None, :] - position[:, :, None]).clamp(-farthest, farthest) + farthest
+    bias = torch.nn.functional.embedding(apart, distances).permute(0, 3, 1, 2).contiguous()
+    return bias + _weight(size)[:, None, None, :]
+
+
+def bias_in_order(distances: Tensor, size: Tensor) -> Tensor:
+    """
+    The same of tokens at the positions 0, 1, 2, ...
+
+    Each row of a head is the one above it, moved by one: a sequence that goes round after 2 L numbers, cut into rows of
+    2 L - 1. So it is copied, not looked up.
+    """
+    farthest, heads, length = distances.shape[0] // 2, distances.shape[1], size.shape[1]
+    around = torch.arange(-length, length, device=size.device).clamp(-farthest, farthest) + farthest
+    again = distances[around].t()[:, None].expand(heads, length, 2 * length).reshape(heads, 2 * length * length)
+    rows = again[:, length:].reshape(heads, length, 2 * length - 1)[None, :, :, :length]
+    return rows + _weight(size)[:, None, None, :]
+
+
+@torch.jit.script
 def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """States (B, n, d), sizes (B, n) float, positions (B, n), ratio () -> the same of (B, n') tokens."""
+    x = torch.nn.functional.pad(x, [0, 0, 0, 1])  # so that there is an odd token
+    size = torch.nn.functional.pad(size, [0, 1])
+    position = torch.nn.functional.pad(position, [0, 1])
+    real = size > 0
+    length = real.sum(1, keepdim=True)
+    count = torch.minimum((ratio * length).floor().long(), length // 2)
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    similarity = torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2)).masked_fill(~real[:, None, 1::2], -2.0)
+    nearest, partner = similarity.max(dim=-1)
+    order = nearest.masked_fill(~real[:, 0::2], -3.0).argsort(dim=1, descending=True)
+    rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.size(1), device=x.device).expand_as(order))
+    place = torch.arange(x.size(1), device=x.device)
+    merged = ((rank < count)[:, place // 2]) & (place % 2 == 0)[None]
+    kept = real & ~merged
+    target = torch.where(merged, 2 * partner[:, place // 2] + 1, place[None].expand_as(merged))
+    target = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, target)
+    places = torch.arange(int(kept.sum(1).max()), device=x.device)
+    here = (target[:, None, :] == places[None, :, None]).to(x.dtype)
+    parts = here * size[:, None, :]
+    sizes = parts.sum(2)
+    left = torch.where(kept, position, torch.zeros_like(position)).to(x.dtype)
+    positions = torch.matmul(here, left[:, :, None])[:, :, 0].round().long()
+    return torch.matmul(parts, x) / sizes[:, :, None].clamp(min=1.0), sizes, positions
+
+
+@torch.jit.script
+def merge_passage(
+    states: Tensor, size: Tensor, position: Tensor, question: Tensor, ratio: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Joint states (B, L, d), sizes and positions (B, L); a question (B, Q, ...) that stands first in each row stays.
+
+    Returns:
+        The same of (B, Q + n') tokens.
+    """
     if bool(ratio > 0):
-        x = torch.nn.functional.pad(x, [0, 0, 0, 1])  # so that there is an odd token
-        size = torch.nn.functional.pad(size, [0, 1])
-        position = torch.nn.functional.pad(position, [0, 1])
-        real = size > 0
-        length = real.sum(1, keepdim=True)
-        count = torch.minimum((ratio * length).floor().long(), length // 2)
-        unit = torch.nn.functional.normalize(x, dim=-1)
-        similarity = torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))
-        similarity = similarity.masked_fill(~real[:, None, 1::2], -2.0)
-        nearest, partner = similarity.max(dim=-1)
-        order = nearest.masked_fill(~real[:, 0::2], -3.0).argsort(dim=1, descending=True)
-        rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.size(1), device=x.device).expand_as(order))
-        place = torch.arange(x.size(1), device=x.device)
-        merged = ((rank < count)[:, place // 2]) & (place % 2 == 0)[None]
-        kept = real & ~merged
-        target = torch.where(merged, 2 * partner[:, place // 2] + 1, place[None].expand_as(merged))
-        target = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, target)
-        places = torch.arange(int(kept.sum(1).max()), device=x.device)
-        here = (target[:, None, :] == places[None, :, None]).to(x.dtype)
-        parts = here * size[:, None, :]
-        sizes = parts.sum(2)
-        x = torch.matmul(parts, x) / sizes[:, :, None].clamp(min=1.0)
-        left = torch.where(kept, position, torch.zeros_like(position)).to(x.dtype)
-        position = torch.matmul(here, left[:, :, None])[:, :, 0].round().long()
-        size = sizes
-    return x, size, position
+        q = question.size(1)
+        merged, sizes, positions = merge(states[:, q:], size[:, q:], position[:, q:], ratio)
+        states = torch.cat([states[:, :q], merged], dim=1)
+        size = torch.cat([size[:, :q], sizes], dim=1)
+        position = torch.cat([position[:, :q], positions], dim=1)
+    return states, size, position
+
+
+@torch.jit.script
+def bias_again(bias: Tensor, distances: Tensor, position: Tensor, size: Tensor, ratio: Tensor) -> Tensor:
+    """`bias_by_distance` where something was merged, else the biases that there are."""
+    if bool(ratio > 0):
+        bias = bias_by_distance(distances, position, size)
+    return bias

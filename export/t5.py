@@ -30,7 +30,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
@@ -38,7 +37,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 from export.binarizer import NormBinarizer, make_binarizer
 from export.data import MAX_ANSWER, Batch
 from export.full import gather, join
-from export.merging import merge
+from export.merging import bias_again, bias_by_distance, bias_in_order, merge_passage
 from export.reader import PassageEncoder, RetrievalHead, SplitConfig, check_split
 from store.errors import ExportError
 
@@ -64,18 +63,14 @@ class Generation:
     """(N, n) attention that the question pays to each token, where it was asked for."""
 
 
-def position_bias(table: nn.Embedding, config: T5Config, position: Tensor, size: Tensor) -> Tensor:
-    """
-    Positions (B, L) and sizes (B, L) -> what is added to attention scores (B, heads, L, L).
-
-    A merged token of size s counts as s tokens, one of size 0 as none.
-    """
+def biases(table: nn.Embedding, config: T5Config) -> Tensor:
+    """The biases of all distances from the farthest before to the farthest after (2 R + 1, heads)."""
     farthest = config.relative_attention_max_distance  # beyond it all distances share a bucket
-    distances = torch.arange(-farthest, farthest + 1, device=position.device)
-    bucket = T5Attention._relative_position_bucket(distances, True, config.relative_attention_num_buckets, farthest)
-    relative = (position[:, None, :] - position[:, :, None]).clamp(-farthest, farthest) + farthest
-    weight = torch.where(size > 0, size.clamp(min=1).log(), torch.finfo(size.dtype).min)
-    return F.embedding(relative, table(bucket)).permute(0, 3, 1, 2).contiguous() + weight[:, None, None, :]
+    distances = torch.arange(-farthest, farthest + 1, device=table.weight.device)
+    found: Tensor = table(
+        T5Attention._relative_position_bucket(distances, True, config.relative_attention_num_buckets, farthest)
+    )
+    return found
 
 
 class T5Lower(nn.Module):
@@ -94,8 +89,7 @@ class T5Lower(nn.Module):
 
     def run(self, states: Tensor, mask: Tensor) -> Tensor:
         """The layers alone: (B, L, d) -> hidden states (B, L, d)."""
-        position = torch.arange(states.shape[1], device=states.device).expand_as(mask)
-        bias = position_bias(self.table, self.config, position, mask.to(states.dtype))
+        bias = bias_in_order(biases(self.table, self.config), mask.to(states.dtype))
         for layer in self.layers:
             states = layer(states, position_bias=bias)[0]
         return states
@@ -125,22 +119,21 @@ class T5Upper(nn.Module):
         Question states q (B, Q, d), passage states p (B, n, d), their masks -> joint states (B, Q + n', d), sizes.
 
         With a `ratio` () each layer merges that share of the passage's tokens between attention and feed-forward block;
-        sizes (B, Q + n') say how many tokens each state stands for, 0 where it is padding.
+        sizes (B, Q + n') say how many tokens each state stands for, 0 where it is padding. Questions must not be padded
+        then.
         """
-        questions = q.shape[1]
         states, size = torch.cat([q, p], dim=1), torch.cat([q_mask, p_mask], dim=1).to(q.dtype)
         at = torch.arange(p.shape[1], device=p.device) + q_mask.sum(1, keepdim=True)
-        position = torch.cat([torch.arange(questions, device=q.device).expand_as(q_mask), at], dim=1)
-        bias = position_bias(self.table, self.config, position, size)
-        for layer in self.layers:
+        position = torch.cat([torch.arange(q.shape[1], device=q.device).expand_as(q_mask), at], dim=1)
+        distances = biases(self.table, self.config)
+        in_order = ratio is not None
+        bias = bias_in_order(distances, size) if in_order else bias_by_distance(distances, position, size)
+        for number, layer in enumerate(self.layers):
+            if ratio is not None and number:
+                bias = bias_again(bias, distances, position, size, ratio)
             states = layer.layer[0](states, position_bias=bias)[0]
             if ratio is not None:
-                merged = merge(states[:, questions:], size[:, questions:], position[:, questions:], ratio)
-                states, size, position = (
-                    torch.cat([whole[:, :questions], part], dim=1)
-                    for whole, part in zip((states, size, position), merged, strict=True)
-                )
-                bias = position_bias(self.table, self.config, position, size)
+                states, size, position = merge_passage(states, size, position, q, ratio)
             states = layer.layer[-1](states)
         return self.norm(states), size
 
@@ -206,8 +199,7 @@ class FullT5(Decoding):
         mask = ids != 0
         table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
         states = encoder.embed_tokens(ids)
-        position = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        bias = position_bias(table, encoder.config, position, mask.to(states.dtype))
+        bias = bias_in_order(biases(table, encoder.config), mask.to(states.dtype))
         for layer in encoder.block[:-1]:
             states = layer(states, position_bias=bias)[0]
         states, _, weights = encoder.block[-1](states, position_bias=bias, output_attentions=True)

@@ -9,8 +9,9 @@ from transformers import T5ForConditionalGeneration
 
 from export.binarizer import NormBinarizer, rms
 from export.data import Batch, batches, load_passages, load_tokenizer
+from export.merging import bias_by_distance, bias_in_order
 from export.reader import SplitConfig
-from export.t5 import FullT5, SplitT5, fuse, load_t5, position_bias
+from export.t5 import FullT5, SplitT5, biases, fuse, load_t5
 from store.errors import ExportError
 from tests.tiny import CONTEXT, checkpoint, questions, t5_checkpoint
 
@@ -111,11 +112,19 @@ def test_the_position_bias_is_that_of_transformers(folder: Path) -> None:
     t5 = load_t5(folder)
     attention = t5.encoder.block[0].layer[0].SelfAttention
     size = torch.ones(1, 50)
-    ours = position_bias(attention.relative_attention_bias, t5.config, torch.arange(50)[None], size)
-    assert torch.allclose(ours, attention.compute_bias(50, 50), atol=1e-6)
-    size[0, 3] = 4.0
-    heavier = position_bias(attention.relative_attention_bias, t5.config, torch.arange(50)[None], size)
-    assert torch.allclose((heavier - ours)[..., 3], torch.log(torch.tensor(4.0)), atol=1e-5)
+    with torch.no_grad():
+        distances = biases(attention.relative_attention_bias, t5.config)
+        ours = bias_by_distance(distances, torch.arange(50)[None], size)
+        assert torch.allclose(ours, attention.compute_bias(50, 50), atol=1e-6)
+        size[0, 3] = 4.0
+        heavier = bias_by_distance(distances, torch.arange(50)[None], size)
+        assert torch.allclose((heavier - ours)[..., 3], torch.log(torch.tensor(4.0)), atol=1e-5)
+        for length in (1, 2, 50, 300):  # farther than the farthest distance too
+            size = torch.ones(2, length)
+            size[1, length // 2 :] = 0
+            in_order = bias_in_order(distances, size)
+            assert torch.equal(in_order, bias_by_distance(distances, torch.arange(length).expand(2, -1), size))
+            assert torch.allclose(in_order[0], attention.compute_bias(length, length)[0], atol=1e-6)
 
 
 def test_the_full_reader_is_transformers_t5_over_the_passages_of_a_question(folder: Path) -> None:
