@@ -145,7 +145,7 @@ def calibrate(
             return
         click.echo("the bundle's own calibration is used again", err=True)
         return
-    with _examination(places, questions, opened=True, every=every) as examination:
+    with _examination(places, questions, opened=True, every=every, own_calibration=False) as examination:
         outcomes = examination.ask("binarized", passages, True, Counter(sys.stderr))
         try:
             calibration = fit([outcome.observation for outcome in outcomes])
@@ -171,6 +171,7 @@ def _examination(
     looks: int | None = None,
     ratio: float | None = None,
     beams: int | None = None,
+    own_calibration: bool = True,
 ) -> Iterator[Examination]:
     """The questions of a file over an open bundle and, if asked for, the store."""
     from app.bundle import Bundle
@@ -184,7 +185,7 @@ def _examination(
     from store.tokens import TokenStore
 
     with TokenStore.open(places.store, bundle.manifest.fingerprint) as store:
-        yield Examination(chosen, bundle, store, every, finish, looks, ratio, beams)
+        yield Examination(chosen, bundle, store, every, finish, looks, ratio, beams, own_calibration)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

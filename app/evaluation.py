@@ -204,16 +204,19 @@ class Examination:
         looks: int | None = None,
         ratio: float | None = None,
         beams: int | None = None,
+        own_calibration: bool = True,
     ) -> None:
         """
         Of the questions every n-th is asked; the others say what belongs to an article.
+
+        Without its `own_calibration` a store is read by the bundle's: what is fitted must not depend on what was.
 
         `finished` is how many passages the binarized reader reads to the end, `looks` at how many it looks again;
         `ratio` and `beams` are a generative one's.
         """
         self.questions, self.bundle, self.store, self.every = questions, bundle, store, every
         self._settings = (finished, looks, ratio, beams)
-        kept = store.setting(SETTING) if store else None
+        kept = store.setting(SETTING) if store and own_calibration else None
         self.calibration = in_force(kept, bundle.manifest)
         self._readers: dict[str, Reader] = {}
 

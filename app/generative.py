@@ -209,6 +209,8 @@ def locate(text: str, answer: str) -> tuple[int, int] | None:
     words = r"\s*".join(re.escape(word) for word in _without_accents(answer)[0].split())
     for match in re.finditer(words, plain, re.IGNORECASE) if words else ():
         start, end = places[match.start()], places[match.end() - 1] + 1
+        if places[match.start() - 1 : match.start()] == [start] or places[match.end() : match.end() + 1] == [end - 1]:
+            continue  # a part of a character, as of a Korean syllable
         while end < len(text) and combining(text[end]):
             end += 1
         if (start, end) == whole_words(text, start, end):
@@ -218,6 +220,8 @@ def locate(text: str, answer: str) -> tuple[int, int] | None:
 
 def _without_accents(text: str) -> tuple[str, list[int]]:
     """A text without its accents, and which of its characters each one left comes from."""
+    if text.isascii():
+        return text, list(range(len(text)))
     parts = [(part, at) for at, character in enumerate(text) for part in normalize("NFD", character)]
     kept = [(part, at) for part, at in parts if not combining(part)]
     return "".join(part for part, _ in kept), [at for _, at in kept]

@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import lzma
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -229,6 +230,12 @@ WAYS: dict[str, tuple[Callable[[Corpus, float], Restored], tuple[float, ...]]] =
 """Name -> the way and its ratios; 0.53 of all tokens comes to 12 bytes."""
 
 
+def difference(found: npt.NDArray[np.float64], base: npt.NDArray[np.float64]) -> str:
+    """By how much F1 of the same questions, (q, 2) beside EM, is more, with its standard error."""
+    change = found[:, 1] - base[:, 1]
+    return f"{change.mean():+.1f} ± {change.std() / len(change) ** 0.5:.1f}"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,7 +246,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(WAYS), help="ways to measure, by name")
     parser.add_argument("--looks", type=int, default=LOOKS, help="passages looked at again without bits; 0: bits alone")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED_BUNDLE)
-    parser.add_argument("--save", type=Path, help="keep EM and F1 of every question as indexed, (q, 2), as .npy")
+    parser.add_argument("--save", type=Path, help="keep EM and F1 of every question as indexed, as .npz")
     parser.add_argument("--against", type=Path, help="compare with what --save kept, not with this store as indexed")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
@@ -277,14 +284,22 @@ def main() -> None:
     tokens = len(corpus.ids)
     codes = len(corpus.passages) * bundle.manifest.code_bits / 8
     print(f"{len(asked):,} questions, {tokens:,} tokens, {corpus.common.mean():.1%} of them common words\n")
+    setup = [str(options.opened), str(options.looks), *(question.text for question in questions)]
     other = options.against.stem if options.against else "as indexed"
     print(f"| way | ratio | bytes a token | EM | F1 | F1 against {other} | seconds |\n|---|---|---|---|---|---|---|")
     whole = scores(*as_indexed(corpus, 0)[:2])
-    base = np.load(options.against) if options.against else whole
+    base = whole
+    if options.against:
+        with np.load(options.against) as kept:
+            if kept["setup"].tolist() != setup:
+                sys.exit(f"{options.against} is of other questions, or asked otherwise: give the same --every, ...")
+            base = kept["scores"]
     if options.save:
-        np.save(options.save, whole)
+        with options.save.open("wb") as file:
+            np.savez(file, scores=whole, setup=np.array(setup))
     size = as_indexed(corpus, 0)[2]
-    print(f"| as indexed | | {(size + codes) / tokens:.2f} | {whole[:, 0].mean():.1f} | {whole[:, 1].mean():.1f} | | |")
+    means = f"{(size + codes) / tokens:.2f} | {whole[:, 0].mean():.1f} | {whole[:, 1].mean():.1f}"
+    print(f"| as indexed | | {means} | {difference(whole, base) if options.against else ''} | |")
     for name in options.only.split(","):
         way, ratios = WAYS[name]
         for ratio in ratios:
@@ -293,11 +308,9 @@ def main() -> None:
             seconds = time.perf_counter() - began
             same = bits is corpus.bits and scale is corpus.scale
             found = whole if same else scores(bits, scale)
-            change = found[:, 1] - base[:, 1]
-            error = change.std() / len(change) ** 0.5
             print(
                 f"| {name} | {ratio:g} | {(size + codes) / tokens:.2f} | {found[:, 0].mean():.1f} | "
-                f"{found[:, 1].mean():.1f} | {change.mean():+.1f} ± {error:.1f} | {seconds:.0f} |",
+                f"{found[:, 1].mean():.1f} | {difference(found, base)} | {seconds:.0f} |",
                 flush=True,
             )
 

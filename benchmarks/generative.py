@@ -103,8 +103,8 @@ def turn(reader: GenerativeReader, one: Asked) -> Turn:
     encoded = reader.encode_all(question, one.passages)
     middle = time.perf_counter()
     hypothesis, *_ = reader.decode(reader.fuse(encoded))
-    answer = reader.span(hypothesis, one.passages).text or ""
-    return Turn(answer, middle - began, time.perf_counter() - middle)
+    ended = time.perf_counter()
+    return Turn(reader.span(hypothesis, one.passages).text or "", middle - began, ended - middle)
 
 
 Ask = Callable[[Asked], Turn]

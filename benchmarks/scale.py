@@ -188,7 +188,7 @@ def over_passages(
     count: int, folder: Path, bundle: Bundle, base: Path | None, asking: Sequence[str], environment: dict[str, str]
 ) -> dict[str, float]:
     """The table of one store of `--passages`, and its figures for the plot."""
-    path = folder / f"{count}.db"
+    path = folder / f"{count}{'' if base is None else f'-{base.stem}'}.db"
     row(f"--- {count:,} passages", "")
     if not path.exists():
         began, part = time.perf_counter(), folder / f"{count}.part"
@@ -280,6 +280,8 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, help="JSONL with the questions to ask")
     parser.add_argument("--keep", type=Path, help="folder for notes and stores, which are used again")
     options = parser.parse_args()
+    if options.base and not options.passages:
+        parser.error("--base needs --passages")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTR_ASSISTANT_")}
     environment["BTR_ASSISTANT_BUNDLE"] = str(options.bundle.absolute())
     with contextlib.ExitStack() as opened:
@@ -289,7 +291,9 @@ def main() -> None:
         asking = questions(ASKED)
         if options.questions:
             found = [question.text for question in load_questions(options.questions)]
-            asking = found[:: max(1, len(found) // ASKED)][:ASKED]
+            if len(found) < ASKED:
+                parser.error(f"{options.questions} holds {len(found)} questions: give at least {ASKED}")
+            asking = [found[at] for at in np.linspace(0, len(found) - 1, ASKED).astype(int)]
         row("what", "measured")
         if options.notes:
             over_notes(options.notes, folder.absolute(), asking, dict(environment))

@@ -19,12 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle
+from app.compaction import SETTING as RATIOS
 from app.compaction import Compressor, own_ratios
 from app.indexer import encode
 from app.passages import Passage
 from app.places import EMBEDDED_BUNDLE
 from store.bundle import TOKENIZER
 from store.codec import Bits, pack
+from store.errors import UsageError
 from store.records import NewDocument, NewPassage
 from store.tokens import TokenStore
 
@@ -125,9 +127,15 @@ def fill_from(store: TokenStore, bundle: Bundle, base: TokenStore, count: int, s
     """
     The same from the passages of another store of this bundle, in their order: first as they are, then as variants.
 
-    Only words that are one token are changed, into such, and only where the text has as many tokens afterwards.
+    Only words that are one token are changed, into such; a text that has another number of tokens then stays as it was.
+
+    Raises:
+        UsageError: If the other store holds no passage.
     """
     words = Words(seed)
+    if not len(base.codes()[0]):
+        raise UsageError(f"{base.path} holds no passage: give another store")
+    store.put_setting(RATIOS, base.setting(RATIOS))
     _put(store, words, _repeated(words, bundle, base), count)
 
 

@@ -10,8 +10,8 @@ Kinds, by name; what ships is "context", the others are what it was chosen again
 - "plain": h~ = sign(h), the gradient straight through.
 - "sign": h~ = scale * sign(h). The paper's choice for post-layernorm readers.
 - "gain": h~ = c + g * scale * sign(h - c), with a mean c and a gain g for every channel.
-- "norm": h~ = scale * sign(h) * g, with g = 1 / |w| of the layernorm above at first. The paper's choice for
-  pre-layernorm readers (T5): see `export.t5`.
+- "norm": h~ = scale * sign(h) * g, with g in proportion to 1 / |w| of the layernorm above at first. The paper's choice
+  for pre-layernorm readers (T5): see `export.t5`.
 - "residual": binarize what the token id does not already tell. base = W e(id) + c, y = (h - base) P,
   h~ = base + scale * sign(y) D. The ids cost nothing: passages are re-tokenized from their text.
 - "neighbours": the same with a base that also sees the ids before and after, through r = 64 numbers of each.

@@ -31,7 +31,7 @@ from export.data import load_tokenizer
 from export.t5 import EOS
 
 _SHARP = 4.0
-"""Weight of the decoder's last norm: of a token's own last state the head then gives that token about half."""
+"""Weight of the decoder's last norm: with 1 the logits of words this long would hardly differ."""
 _LEFT_OUT = re.compile(r"\[(unused\d+|PAD|UNK|CLS|SEP|MASK)\]")
 
 
@@ -58,7 +58,7 @@ def counterparts(tokenizer: Tokenizer, checkpoint: Path) -> Tensor:
     """
     old = load_tokenizer(checkpoint).get_vocab()
     ids = torch.full((tokenizer.get_vocab_size(),), old["[UNK]"])
-    unused = iter([i for token, i in old.items() if token.startswith("[unused")])
+    unused = iter(sorted(i for token, i in old.items() if token.startswith("[unused")))
     for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         ids[i] = old[token] if token in old else next(unused, old["[UNK]"])
     special = {"<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]"}

@@ -86,6 +86,8 @@ def merge_passage(
     """
     Joint states (B, L, d), sizes and positions (B, L); a question (B, Q, ...) that stands first in each row stays.
 
+    Only the question's length counts; as a number it would be that of the example in an exported graph.
+
     Returns:
         The same of (B, Q + n') tokens.
     """

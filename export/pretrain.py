@@ -126,7 +126,7 @@ class Pretrainer(Trainer):
     its_first: int
     """The id of its [CLS]."""
 
-    def _is_fresh(self, name: str) -> bool:
+    def _has_head_rate(self, name: str) -> bool:
         return name.startswith("t5.decoder.")
 
     def _batches(self, train: np.ndarray) -> Iterator[Corrupted]:

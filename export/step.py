@@ -158,8 +158,8 @@ class Trainer:
         self._common = common.to(device) if common is not None else None
         named = [(n, p) for n, p in reader.named_parameters() if p.requires_grad]
         groups = [
-            {"params": [p for n, p in named if not self._is_fresh(n)], "lr": self.config.lr},
-            {"params": [p for n, p in named if self._is_fresh(n)], "lr": self.config.head_lr},
+            {"params": [p for n, p in named if not self._has_head_rate(n)], "lr": self.config.lr},
+            {"params": [p for n, p in named if self._has_head_rate(n)], "lr": self.config.head_lr},
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
@@ -169,8 +169,8 @@ class Trainer:
         self.seconds = 0.0
         """Wall time of the training steps so far."""
 
-    def _is_fresh(self, name: str) -> bool:
-        """Whether a parameter was not in the checkpoint, and has the heads' learning rate."""
+    def _has_head_rate(self, name: str) -> bool:
+        """Whether a parameter learns at the heads' rate: those that were not in the checkpoint."""
         return not name.startswith(
             ("lower.", "upper.layers.", "upper.norm.", "upper.table.", "embeddings.", "layers.", "t5.")
         )

@@ -13,9 +13,10 @@ is its own sign b, h = b / (r w), so
 
     h~ = b / (r w) = scale * sign(h) * g,   g = 1 / |w|
 
-since sign(u) = sign(w) sign(h). The gain g starts there and is trained; eps is left out, nothing beside a variance.
-The layernorm above gives w h~ r~, which is b times one factor for all channels and tokens: the bits reach attention as
-they are, and the scale reaches the residual stream.
+since sign(u) = sign(w) sign(h). Of real states, which have channels far larger than others, that is too long: g starts
+as the multiple of it that suits them best (`NormBinarizer.below`), and is trained; eps is left out, nothing beside a
+variance. The layernorm above gives w h~ r~, which is b times one factor for all channels and tokens: the bits reach
+attention as they are, and the scale reaches the residual stream.
 
 Positions are counted through question and passage, and one table of relative position biases serves both sides of the
 split. The empty answer is "not in the passages", so log p(answer) - log p(empty) compares as a span's score does.
@@ -126,8 +127,10 @@ class T5Upper(nn.Module):
         at = torch.arange(p.shape[1], device=p.device) + q_mask.sum(1, keepdim=True)
         position = torch.cat([torch.arange(q.shape[1], device=q.device).expand_as(q_mask), at], dim=1)
         distances = biases(self.table, self.config)
-        in_order = ratio is not None
-        bias = bias_in_order(distances, size) if in_order else bias_by_distance(distances, position, size)
+        unpadded = ratio is not None
+        if unpadded and not torch.jit.is_tracing():
+            assert bool(q_mask.all()), "a question is padded, and nothing could be merged behind it"
+        bias = bias_in_order(distances, size) if unpadded else bias_by_distance(distances, position, size)
         for number, layer in enumerate(self.layers):
             if ratio is not None and number:
                 bias = bias_again(bias, distances, position, size, ratio)

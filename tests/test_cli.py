@@ -1061,6 +1061,8 @@ def test_calibrate_changes_when_the_store_answers_and_reset_undoes_it(run: Run, 
     assert [line.split()[0] for line in outcome.out.splitlines()] == ["null_logit", "temperature", "threshold"]
     assert rows(store, "SELECT key, value FROM settings WHERE key != 'revision' ORDER BY key") == before
     assert run("--store", store, "calibrate", path).out == outcome.out
+    execute("UPDATE settings SET value = json_set(value, '$.null_logit', 99) WHERE key = 'calibration'", store)
+    assert run("--store", store, "calibrate", path).out == outcome.out  # what is fitted does not depend on what was
     kept = dict(rows(store, "SELECT key, value FROM settings"))["calibration"]
     numbers = [f"{value:g}" for name, value in json.loads(kept).items() if name != "reader"]
     assert numbers == [line.split()[1] for line in outcome.out.splitlines()]

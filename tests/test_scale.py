@@ -36,7 +36,9 @@ def test_a_store_is_filled_with_another_ones_passages_then_with_variants(
             assert filled.stored_bytes(passage.id) == store.stored_bytes(real[at % count].id)
         codes = np.unpackbits(filled.codes()[1], axis=1).reshape(3, count, -1)
         assert np.array_equal(codes[0], np.unpackbits(store.codes()[1], axis=1))
-        assert ((codes[1:] != codes[0]).mean(axis=(1, 2)) < 0.3).all()
+        turned = (codes[1:] != codes[0]).mean(axis=2)
+        assert (turned > 0.05).all()
+        assert (turned < 0.3).all()
         answer = Assistant(filled, bundle).ask("Which port does the staging database listen on?")
     assert answer.answer is not None
     assert "5433" in answer.answer
