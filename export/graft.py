@@ -59,11 +59,10 @@ def counterparts(tokenizer: Tokenizer, checkpoint: Path) -> Tensor:
     old = load_tokenizer(checkpoint).get_vocab()
     ids = torch.full((tokenizer.get_vocab_size(),), old["[UNK]"])
     unused = iter(sorted(i for token, i in old.items() if token.startswith("[unused")))
+    special = {"<pad>": old["[PAD]"], "</s>": old["[SEP]"], "<unk>": old["[UNK]"]}
     for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        ids[i] = old[token] if token in old else next(unused, old["[UNK]"])
-    special = {"<pad>": "[PAD]", "</s>": "[SEP]", "<unk>": "[UNK]"}
-    for ours, theirs in special.items():
-        ids[tokenizer.token_to_id(ours)] = old[theirs]
+        known = special.get(token, old.get(token))
+        ids[i] = next(unused, old["[UNK]"]) if known is None else known
     return ids
 
 
