@@ -216,6 +216,7 @@ class LlamaCpp(Peer):
         llama_cpp.llama_log_set(self._log, None)
         llama_cpp.llama_backend_init()
         settings = llama_cpp.llama_model_default_params()
+        settings.use_extra_bufts = False  # its weights laid out for AMX end in a segmentation fault (0.3.36, a Xeon)
         self._model = llama_cpp.llama_model_load_from_file(str(setup.file(GGUF)).encode(), settings)
         if not self._model:
             raise ModelError(f"llama.cpp cannot load {setup.file(GGUF)}: remove it, and it is written again")
