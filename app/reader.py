@@ -198,9 +198,9 @@ class ExtractiveReader:
         chosen = best[:ALTERNATIVES] + [index for index in best[ALTERNATIVES:] if promise[index] >= least]
         looked = set(chosen[: min(1, self._looks)])
         spans = best_first(each_passage(self._bundle, passages, chosen, finish, cancelled, looked))
-        while spans and spans[0].passage not in looked and len(looked) < self._looks:
-            if spans[0].score + FAR < self._bar:
-                break
+        while (
+            spans and spans[0].passage not in looked and len(looked) < self._looks and spans[0].score + FAR >= self._bar
+        ):
             looked.add(spans[0].passage)
             again = each_passage(self._bundle, passages, [spans[0].passage], finish, cancelled)
             spans = best_first([*again, *spans[1:]])

@@ -306,15 +306,14 @@ def _part_outliers(reader: AnyReader, tokenizer: Tokenizer) -> None:
             mask = torch.ones_like(ids[:, body], dtype=torch.bool)
             if isinstance(reader, FullReader):
                 reader(q_ids, ids, torch.tensor([body.start]), mask)
-                continue
-            if isinstance(reader, FullT5):
+            elif isinstance(reader, FullT5):
                 reader.encode(torch.cat([q_ids, ids], dim=1))
-                continue
-            h, h_q = reader.lower(ids, ids != 0)[:, body], reader.lower(q_ids, q_ids != 0)
-            if isinstance(reader, SplitT5):
-                reader.upper(h_q, q_ids != 0, h, mask)
             else:
-                reader.read(h_q, q_ids, h, ids[:, body], mask)
+                h, h_q = reader.lower(ids, ids != 0)[:, body], reader.lower(q_ids, q_ids != 0)
+                if isinstance(reader, SplitT5):
+                    reader.upper(h_q, q_ids != 0, h, mask)
+                else:
+                    reader.read(h_q, q_ids, h, ids[:, body], mask)
 
     part_outliers(reader, run)
 

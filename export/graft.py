@@ -98,8 +98,9 @@ def grafted_t5(bert: BertModel, ids: Tensor, decoder_layers: int) -> T5ForCondit
         _graft(block, layer, gain)
         looking = block.layer[1]
         looking.layer_norm.weight.copy_(gain)
-        looking.EncDecAttention.q.weight.copy_(layer.attention.self.query.weight / config.d_kv**0.5)
-        looking.EncDecAttention.k.weight.copy_(layer.attention.self.key.weight)
+        own = block.layer[0].SelfAttention
+        looking.EncDecAttention.q.weight.copy_(own.q.weight)
+        looking.EncDecAttention.k.weight.copy_(own.k.weight)
         for passed in (looking.EncDecAttention.v, looking.EncDecAttention.o):
             torch.nn.init.eye_(passed.weight)
     t5.decoder.final_layer_norm.weight.fill_(_SHARP)

@@ -8,7 +8,8 @@ attention as often as it stands for tokens. Padding (size 0) stands at the end o
 counted. Order is kept.
 
 Sums are one product with the places of the tokens, which costs less than to scatter them. At a ratio of 0 an exported
-graph does nothing of all this (`merge_passage`): only a scripted function becomes an If.
+graph does nothing of all this (`merge_passage`): only a scripted function becomes an If. The biases of positions
+stand here because merged tokens need them again (`bias_again`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ import torch
 from torch import Tensor
 
 
-@torch.jit.script
 def _weight(size: Tensor) -> Tensor:
     """What a token of this size adds to the scores of attention to it."""
     return torch.where(size > 0, size.clamp(min=1.0).log(), torch.full_like(size, -1e30))
 
 
-@torch.jit.script
 def bias_by_distance(distances: Tensor, position: Tensor, size: Tensor) -> Tensor:
     """
     Biases of the distances -R..R (2 R + 1, heads), positions (B, L), sizes (B, L) -> biases (B, heads, L, L).
