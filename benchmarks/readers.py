@@ -60,7 +60,7 @@ from benchmarks.peers import (
     write_gguf,
     write_states,
 )
-from benchmarks.yardsticks import indexing, roofline, write_encoder
+from benchmarks.yardsticks import indexing, roofline, ways, write_encoder
 from store.bundle import TOKENIZER
 from store.errors import BtrError, ModelError, UsageError
 from store.records import StoredPassage
@@ -321,6 +321,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
         print("* Roofline: left out, for onnx cannot be imported.")
     else:
         print(f"* {roofline(bundle, text, first)}", flush=True)
+    print(f"\n{ways(bundle, text, first)}\n", flush=True)
     if options.encoder is None:
         print("* Indexing: left out, for --encoder was not given.")
     else:

@@ -1,5 +1,5 @@
 """
-What the figures of `benchmarks.readers` are held against: the processor, and plain embedding.
+What the figures of `benchmarks.readers` are held against: the processor, other ways to run a graph, plain embedding.
 
 Roofline: the operations and bytes of a graph's matrix products at the shapes they really have, and what this processor
 does of them, measured with products of such a shape and a copy in memory, on as many threads as a reader has.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.bundle import Bundle
+from app.bundle import SLOW_FUSIONS, Bundle
 from app.indexer import index
 from app.reader import PassageBits
 from store.bundle import SPLIT_LOWER, TOKENIZER, UPPER
@@ -28,6 +28,8 @@ from store.records import StoredPassage
 from store.tokens import TokenStore
 
 Arrays = dict[str, npt.NDArray[Any]]
+Session = Callable[[Arrays], object]
+"""Runs a graph once."""
 PRODUCTS = {"MatMul": "fp32", "Gemm": "fp32", "MatMulInteger": "int8"}
 """Operator -> what it multiplies."""
 COPIED = 1 << 26
@@ -170,6 +172,89 @@ def roofline(bundle: Bundle, question: str, passages: Sequence[PassageBits], sec
         f"{' x '.join(map(str, widest))}) and copy {processor.copied:.1f} GB/s: {1000 * least:.1f} ms at least. "
         f"The graph takes {1000 * taken:.1f} ms, {least / taken:.0%} of that roof."
     )
+
+
+def ways(bundle: Bundle, question: str, passages: Sequence[PassageBits], rounds: int = 20) -> str:
+    """
+    Ways to run the upper graph over some passages, in turns, as rows of a table: milliseconds, and how many times as
+    long as the way of the reader.
+
+    Batches hold passages of like length, padded to the longest: their activations are rounded together, so that what is
+    read in a passage would depend on its neighbours.
+    """
+    import onnxruntime
+
+    encoded, threads = bundle.encode_question(question), bundle.threads
+    each = [
+        bundle.upper_inputs(encoded, bundle.tokenize(passage.text).ids, passage.bits, passage.scale, None)
+        for passage in sorted(passages, key=lambda passage: -len(passage.scale))
+    ]
+    names = bundle.outputs(UPPER)
+
+    def session(workers: int = 1, level: str = "ENABLE_ALL", left_out: Sequence[str] = SLOW_FUSIONS, **more: bool) -> Session:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = workers, 1
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+        options.log_severity_level = 3
+        for name, value in more.items():
+            setattr(options, name, value)
+        made = onnxruntime.InferenceSession(
+            str(bundle.folder / UPPER), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(left_out)
+        )
+        return lambda inputs: made.run(names, inputs)
+
+    def parallel(run: Session, inputs: Sequence[Arrays]) -> Callable[[], object]:
+        return lambda: list(pool.map(run, inputs))
+
+    def alone(run: Session, inputs: Sequence[Arrays]) -> Callable[[], object]:
+        return lambda: [run(one) for one in inputs]
+
+    many = session(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        found = {
+            f"a passage on each of {threads} threads (as the reader does)": parallel(session(), each),
+            "the same, all fusions of ONNX Runtime": parallel(session(left_out=()), each),
+            "the same, its basic optimizations only": parallel(session(level="ENABLE_BASIC"), each),
+            "the same, without its memory arena": parallel(session(enable_cpu_mem_arena=False), each),
+            "the same, in batches of 4": parallel(session(), batches(each, 4)),
+            f"a passage after another, its products on {threads} threads": alone(many, each),
+            f"batches of 4, products on {threads} threads": alone(many, batches(each, 4)),
+            f"all in one batch, products on {threads} threads": alone(many, batches(each, len(each))),
+            "a passage after another, one thread": alone(session(), each),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in found}
+        for turn in range(rounds + 1):
+            for name, work in found.items():
+                began = time.perf_counter()
+                work()
+                if turn:  # the first warms up
+                    taken[name].append(time.perf_counter() - began)
+    ours = next(iter(taken.values()))
+    rows = [f"| the upper graph over {len(each)} passages | ms (median of {rounds}) | times as long |", "|---|---|---|"]
+    for name, seconds in taken.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, ours, strict=True))
+        rows.append(f"| {name} | {1000 * statistics.median(seconds):.1f} | {ratio:.2f} |")
+    return "\n".join(rows)
+
+
+def batches(inputs: Sequence[Arrays], most: int) -> list[Arrays]:
+    """Inputs of the upper graph, one passage each, in batches of at most so many passages, padded to the longest."""
+    apart = ("ids", "bits", "scale")
+    made = []
+    for first in range(0, len(inputs), most):
+        group = inputs[first : first + most]
+        longest = max(each["ids"].shape[1] for each in group)
+        batch = dict(group[0])
+        for name in apart:
+            padded = [np.pad(each[name], _up_to(each[name], longest)) for each in group]
+            batch[name] = np.concatenate(padded)
+        made.append(batch)
+    return made
+
+
+def _up_to(array: npt.NDArray[Any], length: int) -> list[tuple[int, int]]:
+    """How to pad the second axis of an array to a length."""
+    return [(0, length - array.shape[1] if axis == 1 else 0) for axis in range(array.ndim)]
 
 
 def write_encoder(folder: Path, checkpoint: Path) -> None:

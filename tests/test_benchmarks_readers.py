@@ -21,9 +21,10 @@ from app.reader import PassageBits
 from benchmarks import peers
 from benchmarks.peers import LLAMA, OURS, UNSPLIT, Setup, Shape, StatesReader, Turn, left_out, write_checkpoint
 from benchmarks.readers import against_unsplit, choose, line, ratios, take_turns
-from benchmarks.yardsticks import Processor, Work, count, embed, write_encoder
+from benchmarks.yardsticks import Processor, Work, batches, count, embed, write_encoder
 from export.bundle import make_bundle
 from export.reader import load_bert
+from store.bundle import UPPER
 from store.errors import UsageError
 from tests.conftest import new_store
 from tests.tiny import CONTEXT, questions
@@ -202,6 +203,21 @@ def test_work_takes_as_long_as_the_scarcer_of_computing_and_moving() -> None:
     assert processor.least_seconds(Work(10**9, 10**9, 10**9, (1, 1, 1))) == pytest.approx(0.1)
 
 
+def test_a_batch_is_read_as_its_passages_are_one_by_one(baselines: Path) -> None:
+    bundle = Bundle.open(baselines, threads=1)
+    question = bundle.encode_question("who serviced the boiler?")
+    each = []
+    for text in (CONTEXT, "The staging database listens on port 5433.", CONTEXT[:30]):
+        kept, ids = bundle.encode_passage("heating", text), bundle.tokenize(text).ids
+        bits = np.frombuffer(kept.bits, np.uint8).reshape(len(ids), -1)
+        each.append(bundle.upper_inputs(question, ids, bits, np.ones(len(ids), np.float16), None))
+    made = batches(each, 2)
+    assert [len(batch["ids"]) for batch in made] == [2, 1]
+    together = np.concatenate([bundle.run(UPPER, ["relevance"], batch)[0] for batch in made])
+    apart = np.concatenate([bundle.run(UPPER, ["relevance"], one)[0] for one in each])
+    assert np.allclose(together, apart, rtol=0, atol=1e-5) and len(set(apart.round(5))) == 3
+
+
 def test_plain_embedding_is_the_mean_of_all_layers_states(baselines: Path, tiny: Path, tmp_path: Path) -> None:
     checkpoint = tiny.parent / "bert"
     write_encoder(tmp_path / "encoder", checkpoint)
@@ -256,6 +272,7 @@ def test_the_command_prints_one_table(
     assert float(rows[1][9]) - float(rows[3][9]) == pytest.approx(64, abs=0.2)  # 32 values of two bytes
     assert "unsplit, fp32 (Atlas): left out, for --float-baselines was not given." in done.stdout
     assert "Roofline: the products of the upper graph over 2 passages" in done.stdout
+    assert "| a passage on each of 1 threads (as the reader does) |" in done.stdout
     assert "Indexing 8 tokens in 1 slices" in done.stdout
 
 

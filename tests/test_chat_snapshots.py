@@ -22,6 +22,7 @@ from app.assistant import Answer, Candidate, Source, Timings
 from app.chat.app import ChatApp
 from app.chat.cards import Welcome
 from app.chat.pane import SourcePane
+from app.chat.screens import Help
 from app.chat.settings import Settings
 from app.note import Excerpt
 from app.sessions import turn_of
@@ -66,12 +67,17 @@ def chat(engine: InstantEngine, settings: Settings | None = None) -> ChatApp:
     return ChatApp(lambda: engine, settings, clock=lambda: NOW)  # type: ignore[arg-type,return-value]
 
 
-async def asked(pilot: Pilot[None]) -> None:
+async def settled(pilot: Pilot[None]) -> None:
+    """Wait until the notes are open and counted and nothing runs any more: what is drawn then is always the same."""
     app = pilot.app
     assert isinstance(app, ChatApp)
     await until(pilot, lambda: app._notes is not None)
-    await app.workers.wait_for_complete()  # an answer would say that notes are being looked for
+    await app.workers.wait_for_complete()
     await pilot.pause()
+
+
+async def asked(pilot: Pilot[None]) -> None:
+    await settled(pilot)
     await answered(pilot, "When was the boiler serviced?")
 
 
@@ -120,13 +126,19 @@ class EmptyEngine(InstantEngine):
 
 def test_a_first_run(snap_compare: Compare) -> None:
     async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot)
         await until(pilot, lambda: "no notes yet" in str(pilot.app.query_one(Welcome).visual))
 
     assert snap_compare(chat(EmptyEngine(ANSWER)), run_before=steps)
 
 
 def test_help(snap_compare: Compare) -> None:
-    assert snap_compare(chat(InstantEngine(ANSWER)), terminal_size=(100, 60), press=["f1"])
+    async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot)
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+
+    assert snap_compare(chat(InstantEngine(ANSWER)), terminal_size=(100, 60), run_before=steps)
 
 
 @pytest.fixture
@@ -145,9 +157,10 @@ def test_sessions(snap_compare: Compare, store: TokenStore, utc: None) -> None:
         engine.sessions.add_turn(None, turn_of(question, None, "", ANSWER, 1_790_000_000 + 86_400 * day))
 
     async def steps(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: pilot.app._engine is not None)  # type: ignore[attr-defined]
+        await settled(pilot)
         await pilot.press("ctrl+r")
         await until(pilot, lambda: len(pilot.app.screen.query(OptionList)) == 1)
         await until(pilot, lambda: pilot.app.screen.query_one(OptionList).option_count == 2)
+        await settled(pilot)
 
     assert snap_compare(chat(engine), run_before=steps)
