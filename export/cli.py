@@ -18,7 +18,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("checkpoint", type=_FILE)
+@click.argument("checkpoint")
 @click.argument("out", type=_FILE)
 @click.option("--train", "files", type=_FILE, multiple=True, required=True, help="JSONL of questions; repeatable.")
 @click.option("--validation", type=_FILE, multiple=True, required=True, help="JSONL of held-out questions; repeatable.")
@@ -38,7 +38,7 @@ def cli() -> None:
 )
 @click.option("--save-every", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints.")
 def train(
-    checkpoint: Path,
+    checkpoint: str,
     out: Path,
     files: tuple[Path, ...],
     validation: tuple[Path, ...],
@@ -54,19 +54,23 @@ def train(
     dev_passages: int,
     save_every: int,
 ) -> None:
-    """Train a reader from CHECKPOINT (a folder) into the run folder OUT in three steps; go on if OUT was stopped.
+    """Train a reader from CHECKPOINT into the run folder OUT in three steps; go on if OUT was stopped.
+
+    CHECKPOINT is a BERT's or T5's folder, or its name on the Hugging Face hub: google/flan-t5-small.
 
     Example: btr-export train all-MiniLM-L6-v2/ runs/first --train train.jsonl.gz --validation validation.jsonl.gz
     """
+    from export.hub import fetch
     from export.recipe import default_recipe, load_recipe
     from export.saved import alone_in
     from export.t5 import model_type
     from export.train import train as run
 
-    recipe = load_recipe(recipe_file, settings, default_recipe(model_type(checkpoint)))
+    folder = fetch(checkpoint)
+    recipe = load_recipe(recipe_file, settings, default_recipe(model_type(folder)))
     with alone_in(out):
         figures = run(
-            checkpoint,
+            folder,
             files,
             validation,
             out,
@@ -112,7 +116,7 @@ def questions(out: Path, files: tuple[Path, ...], count: int, seed: int) -> None
 @click.option("--hidden", default=512, show_default=True, type=click.IntRange(32), help="Hidden size.")
 @click.option("--layers", default=8, show_default=True, type=click.IntRange(2), help="Layers of the encoder.")
 @click.option("--decoder-layers", type=click.IntRange(1), help="Layers of the decoder (default: as many; --like: 3).")
-@click.option("--like", type=_FILE, help="A BERT checkpoint folder: the T5 begins as it, and learns from it.")
+@click.option("--like", help="A BERT checkpoint, a folder or on the hub: the T5 begins as it, and learns from it.")
 @click.option("--lr", default=1e-3, show_default=True, type=click.FloatRange(0, 1), help="Learning rate.")
 @click.option("--encoder-lr", type=click.FloatRange(0, 1), help="Of encoder and words (default: the same).")
 @click.option(
@@ -133,7 +137,7 @@ def pretrain(
     hidden: int,
     layers: int,
     decoder_layers: int | None,
-    like: Path | None,
+    like: str | None,
     lr: float,
     encoder_lr: float | None,
     recurring: float,
@@ -143,6 +147,7 @@ def pretrain(
 
     Example: btr-export pretrain t5-small/ --text simplewiki.jsonl.gz
     """
+    from export.hub import fetch
     from export.pretrain import Pretraining, Shape
     from export.pretrain import pretrain as run
     from export.saved import alone_in
@@ -150,8 +155,9 @@ def pretrain(
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
     shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or (3 if like else layers))
     recipe = Pretraining(shape, steps, lr, encoder_lr, batch, window, recurring)
+    start = fetch(like) if like else None
     with alone_in(out):
-        click.echo(f"{out}: {run(files, out, recipe, device, like)}")
+        click.echo(f"{out}: {run(files, out, recipe, device, start)}")
 
 
 @cli.command()
@@ -188,16 +194,17 @@ def bundle(
 
 @cli.command()
 @click.argument("bundle", type=_FILE)
-@click.argument("checkpoint", type=_FILE)
+@click.argument("checkpoint")
 @click.argument("out", type=_FILE)
-def unpack(bundle: Path, checkpoint: Path, out: Path) -> None:
+def unpack(bundle: Path, checkpoint: str, out: Path) -> None:
     """Read the weights of BUNDLE, made from CHECKPOINT, back into the run folder OUT, for training to start from.
 
     Example: btr-export unpack my-bundle/ all-MiniLM-L6-v2/ runs/unpacked
     """
+    from export.hub import fetch
     from export.unpack import unpack as run
 
-    manifest = run(bundle, checkpoint, out)
+    manifest = run(bundle, fetch(checkpoint), out)
     click.echo(
         f"{out}: {manifest.name}, {manifest.fingerprint}; give it to --start-full, --start and --start-binarized"
     )

@@ -15,6 +15,7 @@ from safetensors.torch import load_model, save_model
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 from export.full import FullReader
+from export.hub import FILES
 from export.reader import SplitConfig, SplitReader, load_bert
 from export.recipe import make_recipe
 from export.t5 import FullT5, SplitT5, load_t5, model_type, without_dropout
@@ -114,9 +115,12 @@ def load_checkpoint(checkpoint: Path) -> BertModel | T5ForConditionalGeneration:
     A checkpoint of either family from a folder, without dropout.
 
     Raises:
-        ExportError: If the folder holds none.
+        ExportError: If the folder holds none, or one of another architecture.
     """
-    return load_t5(checkpoint) if model_type(checkpoint) == "t5" else load_bert(checkpoint)
+    kind = model_type(checkpoint)
+    if kind not in ("bert", "t5"):
+        raise ExportError(f"{checkpoint} is a {kind} checkpoint: give a bert or a t5")
+    return load_t5(checkpoint) if kind == "t5" else load_bert(checkpoint)
 
 
 def check_files(checkpoint: Path) -> None:
@@ -126,6 +130,6 @@ def check_files(checkpoint: Path) -> None:
     Raises:
         ExportError: If a file is missing.
     """
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in FILES:
         if not (checkpoint / name).is_file():
             raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")

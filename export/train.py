@@ -28,6 +28,7 @@ from transformers import BertModel, T5ForConditionalGeneration
 
 from export.data import Passage, answerable, load_passages, load_tokenizer
 from export.full import FullReader, whole
+from export.hub import name_of
 from export.reader import SplitConfig, SplitReader, check_split
 from export.recipe import STARTS, STEPS, Recipe
 from export.retrieval import SentenceTeacher, train_retrieval
@@ -168,7 +169,7 @@ def train(
     dev_set = _passages(checkpoint, tuple(validation), recipe.data.window)
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
-        "checkpoint": checkpoint.resolve().name,
+        "checkpoint": name_of(checkpoint),
         "sha256": file_hash(checkpoint / "model.safetensors"),
         "data": {path.name: file_hash(path) for path in files},
     }

@@ -1,0 +1,84 @@
+"""
+Checkpoints by name: a folder of this disk or, where there is none, a repository of the Hugging Face hub.
+
+What can only be a path is never asked for there: what begins with a dot, a slash or ~, ends with a slash, or stands in
+a folder that exists. What was fetched once comes from the hub's own cache where the hub cannot be reached.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from store.errors import ExportError
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""All that is read of a checkpoint."""
+
+
+def fetch(name: str) -> Path:
+    """
+    The folder of a checkpoint, fetched from the hub if it is none of this disk.
+
+    Raises:
+        ExportError: If it is neither here nor there, or cannot be fetched.
+    """
+    folder = Path(name)
+    if folder.exists():
+        return folder
+    if not _may_be_repository(name):
+        raise ExportError(f"{name} does not exist: give a checkpoint folder, or a name on the Hugging Face hub")
+    try:
+        fetched = Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except GatedRepoError as error:
+        raise ExportError(
+            f"{name} is gated: accept its terms on its page of the Hugging Face hub, then hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ExportError(
+            f"{name} is neither a folder here nor on the Hugging Face hub, unless it is private: correct the name, "
+            "or hf auth login"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ExportError(
+            f"{name} is no folder here, and the Hugging Face hub cannot be reached (or HF_HUB_OFFLINE is set): "
+            "give a checkpoint folder, or connect"
+        ) from error
+    except (OSError, RuntimeError) as error:  # hf_xet's downloads fail with the latter
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ExportError(
+            f"{name} cannot be fetched from the Hugging Face hub ({reason}): try again, or give a checkpoint folder"
+        ) from error
+    for file in FILES:
+        if not (fetched / file).is_file():
+            raise ExportError(
+                f"{name} has no {file} on the Hugging Face hub, or in its cache here if that cannot be reached: "
+                "give a checkpoint that has it"
+            )
+    return fetched
+
+
+def name_of(folder: Path) -> str:
+    """What a run's record calls a checkpoint: the repository that it was fetched from, or else its folder's name."""
+    folder = folder.resolve()
+    cached = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    return cached.removeprefix("models--").replace("--", "/") if cached.startswith("models--") else folder.name
+
+
+def _may_be_repository(name: str) -> bool:
+    parent = Path(name).parent
+    if parent != Path() and parent.is_dir():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
