@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +18,8 @@ import torch
 from app.assistant import Assistant
 from app.baselines import baseline
 from app.bundle import Bundle
+from app.chat.app import ChatApp
+from app.chat.engine import AssistantEngine
 from app.compaction import compact
 from app.evaluation import Examination, load_questions
 from app.generative import MAX_ANSWER_TOKENS, GenerativeReader, Hypothesis, locate
@@ -33,7 +36,9 @@ from export.train import train
 from store.bundle import CROSS, DECODER, LOWER, UPPER, read_manifest
 from store.codec import token_arrays
 from store.errors import UsageError
+from tests import test_chat
 from tests.conftest import new_store
+from tests.test_chat import answered, ask, cards, content, until
 from tests.tiny import CONTEXT, T5_RECIPE
 
 NOTES = {"heating.txt": CONTEXT, "staging.txt": "The staging database listens on port 5433."}
@@ -216,6 +221,15 @@ def test_an_answer_reads_as_its_passage_has_it(floats: Bundle) -> None:
     assert (found[0].start, found[0].end) == (14, 22)
 
 
+def test_of_passages_that_hold_the_answer_the_source_is_the_one_attended_to_most(floats: Bundle) -> None:
+    reader, (one, *_) = GenerativeReader(floats), passages(floats)
+    inputs = [replace(one, text=text) for text in ("Nothing.", "Port 5433.", "5433, the port.", "5433!")]
+    ids = floats.tokenizer.encode("5433", add_special_tokens=False).ids
+    for mass, source in (([0.5, 0.1, 0.3, 0.1], 2), ([0.1, 0.3, 0.3, 0.3], 1)):
+        span = reader.span(Hypothesis(-1.0, ids, np.array(mass, np.float32)), inputs)
+        assert span.passage == source  # of equal ones the first retrieved
+
+
 def test_the_baselines_answer_too_and_eval_measures_all_three(generative: Path, floats: Bundle) -> None:
     asked = load_questions(generative / "train.jsonl")
     for name in ("binarized", "full", "split"):
@@ -234,13 +248,18 @@ def test_settings_of_the_other_reader_are_refused(floats: Bundle, bundle: Bundle
 
 
 @pytest.fixture
-def assistant(generative: Path, floats: Bundle, tmp_path: Path) -> Iterator[Assistant]:
+def places(generative: Path, floats: Bundle, tmp_path: Path) -> Places:
     (tmp_path / "notes").mkdir()
     for name, text in NOTES.items():
         (tmp_path / "notes" / name).write_text(text)
     with new_store(tmp_path / "t5.db", floats) as store:
         assert index(store, floats, [tmp_path / "notes"]).indexed == 2
-    with Assistant.open(Places(tmp_path / "t5.db", generative / "float32", "cpu", tmp_path)) as opened:
+    return Places(tmp_path / "t5.db", generative / "float32", "cpu", tmp_path)
+
+
+@pytest.fixture
+def assistant(places: Places) -> Iterator[Assistant]:
+    with Assistant.open(places) as opened:
         yield opened
 
 
@@ -251,6 +270,36 @@ def test_notes_are_indexed_and_asked_with_it_as_with_any_bundle(assistant: Assis
     if answer.answer:
         (source,) = answer.sources
         assert source.path.endswith("staging.txt") and source.quote[slice(*source.marked)] == "5433"
+
+
+@pytest.mark.asyncio
+async def test_the_chat_shows_the_words_as_they_are_written_and_esc_stops_the_reader(
+    places: Places, floats: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real engine, but that the decoder waits before its second token, once."""
+    honest, steps, go_on = Bundle.run, [], threading.Event()
+
+    def held(self: Bundle, graph: str, outputs: list[str], inputs: dict) -> list:
+        if graph == DECODER:
+            steps.append(graph)
+            if len(steps) == 2:
+                go_on.wait(10)
+        return honest(self, graph, outputs, inputs)
+
+    question, tokens = "when was the boiler serviced?", floats.tokenize("4 march").ids
+    with AssistantEngine(places, rescans=False) as engine:
+        async with ChatApp(engine.open).run_test() as pilot:
+            await until(pilot, lambda: content(pilot.app.query_one("#header"), "#status").plain.startswith("2 notes"))
+            monkeypatch.setattr(Bundle, "run", held)
+            await ask(pilot, question)
+            await until(pilot, lambda: bool(cards(pilot)) and "4 …" in test_chat.text(cards(pilot)[0]))
+            await pilot.press("escape")
+            assert test_chat.text(cards(pilot)[0]) == f"You  {question}\ncancelled"
+            go_on.set()
+            answer = (await answered(pilot, question)).answer
+            assert answer is not None and answer.candidates[0].answer == "4 march"
+            assert cards(pilot)[0].answer is None
+    assert len(steps) == 2 + len(tokens) + 1
 
 
 def test_states_can_come_back_from_their_neighbours_and_be_compacted_further(generative: Path, tmp_path: Path) -> None:

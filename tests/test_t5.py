@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration
+from transformers import LongT5Config, T5Config, T5ForConditionalGeneration
 
 from export.binarizer import NormBinarizer, rms
 from export.data import Batch, batches, load_passages, load_tokenizer
 from export.merging import bias_by_distance, bias_in_order
 from export.reader import SplitConfig
+from export.saved import load_checkpoint
 from export.t5 import FullT5, SplitT5, biases, fuse, load_t5
 from store.errors import ExportError
 from tests.tiny import CONTEXT, checkpoint, questions, t5_checkpoint
@@ -204,12 +205,20 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         load_t5(checkpoint(tmp_path / "bert"))
     with pytest.raises(ExportError, match=r"holds no config\.json"):
         load_t5(tmp_path)
+    LongT5Config().save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="is a longt5 checkpoint: give a bert or a t5"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "of next year"}')
+    with pytest.raises(ExportError, match="is a of next year checkpoint: give a bert or a t5"):
+        load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
         ({"split_layer": 4}, "does not fit 3 layers"),
+        ({"split_layer": 0}, "split layer 0 "),
+        ({"bits": 40}, "at most the hidden size 32"),
         ({"upper_layers": 0}, "1 to 3 below and above"),
         ({"binarizer": "odd"}, "there is no binarizer 'odd'"),
         ({"match_rank": 4}, "match_rank is the extractive reader's"),
@@ -219,6 +228,12 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_a_split_that_cannot_be_is_refused(folder: Path, changed: dict[str, object], sentence: str) -> None:
     with pytest.raises(ExportError, match=sentence):
         SplitT5(load_t5(folder), replace(SPLIT, **changed))
+
+
+def test_a_hidden_size_that_is_no_whole_bytes_is_refused() -> None:
+    t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=36, d_kv=8, d_ff=16, num_layers=3, num_heads=2))
+    with pytest.raises(ExportError, match="a hidden size of 36: need a multiple of 8"):
+        SplitT5(t5, SPLIT)
 
 
 def test_a_t5_text_has_no_cls_and_ends_each_part(folder: Path) -> None:
