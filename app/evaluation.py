@@ -328,7 +328,7 @@ def ask_open(
         with store.snapshot():
             lexical, semantic = retriever.rankings(question.text, encoded.code, 2 * CANDIDATES)
             found = {passage.id: passage for passage in store.passages(list({*lexical, *semantic}))}
-            holding = _holding(question, list(found.values()))
+            holding = holding_ids(question, list(found.values()))
             ranked = [hit.passage_id for hit in fuse(lexical[:CANDIDATES], semantic[:CANDIDATES])]
             rank = next((at for at, i in enumerate(ranked, start=1) if i in holding), None)
             own = _outcome(question, bool(question.answers), chosen, spans, rank, ms)
@@ -350,7 +350,7 @@ def ask_open(
         yield _outcome(question, False, chosen, spans, None, 1000 * (time.perf_counter() - began))
 
 
-def _holding(question: Question, passages: Sequence[StoredPassage]) -> set[int]:
+def holding_ids(question: Question, passages: Sequence[StoredPassage]) -> set[int]:
     """The ids of those passages that hold the answer."""
     digest = _digest(question.context) if question.context is not None else ""
     own = {passage.id for passage in passages if passage.content_hash == digest}

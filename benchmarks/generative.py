@@ -10,8 +10,12 @@ question by question on the same passages, the first one another each time. The 
 decoder: stored bits are read, unpacked and restored, texts are tokenized. States of the float split reader are computed
 anew and the naive reader's bits too, so their times say nothing and are left out.
 
+The last column is about the right answers alone (exact match): how many have a source that holds the answer, as `eval`
+has it; how many would have one if it were always the passage that the decoder attended to most, or always the first
+that was retrieved.
+
 `--parity RUN` holds the graphs of a float32 bundle against the run in torch from the same stored bits instead: logits
-of the first token, the greedy answer, and its score.
+of the first token, the greedy answer, and its score, at a runtime `--ratio`.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import numpy as np
 
 from app.baselines import FloatSplitGenerative, FullGenerative
 from app.bundle import Bundle, EncodedQuestion
-from app.evaluation import Question, best, exact, f1, load_questions
+from app.evaluation import Question, best, exact, f1, holding_ids, load_questions
 from app.generative import MAX_ANSWER_TOKENS, START, Fused, GenerativeReader, nothing_written
 from app.reader import PassageBits
 from app.retriever import Retriever, to_read
@@ -47,6 +51,7 @@ OURS = "split, calibrated binarization"
 COLUMNS = (
     *("reader", "EM", "F1", "share of full's EM + F1", "encoder, p50 ms", "whole, p50 / p95 ms"),
     *("encoder, times as fast", "whole, times as fast", "bytes a token"),
+    "right answers whose source / most attended / first passage holds them, %",
 )
 
 
@@ -59,6 +64,8 @@ class Asked:
     passages: list[PassageBits]
     load: float
     """Seconds to read the stored bits."""
+    holding: list[bool]
+    """Whether each passage holds the answer."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Turn:
     """Seconds before the decoder."""
     decoder: float
     """Seconds from there on."""
+    held: tuple[bool, bool, bool]
+    """Whether its source, the passage attended to most and the first one retrieved hold the answer."""
 
 
 def asked(store: TokenStore, bundle: Bundle, questions: Sequence[Question], depth: int) -> Iterator[Asked]:
@@ -82,7 +91,8 @@ def asked(store: TokenStore, bundle: Bundle, questions: Sequence[Question], dept
         began = time.perf_counter()
         bits = store.token_bits([passage.id for passage in found])
         load = time.perf_counter() - began
-        yield Asked(question, encoded, to_read(hits, found, bits), load)
+        holding = holding_ids(question, found)
+        yield Asked(question, encoded, to_read(hits, found, bits), load, [passage.id in holding for passage in found])
 
 
 def encoded_by(bundle: Bundle, one: Asked) -> Asked:
@@ -92,7 +102,7 @@ def encoded_by(bundle: Bundle, one: Asked) -> Asked:
         encoded = bundle.encode_passage(passage.heading, passage.text)
         bits, scale = token_arrays(encoded.bits, encoded.scale, encoded.tokens)
         passages.append(replace(passage, bits=bits, scale=scale))
-    return Asked(one.question, bundle.encode_question(one.question.text), passages, 0.0)
+    return Asked(one.question, bundle.encode_question(one.question.text), passages, 0.0, one.holding)
 
 
 def turn(reader: GenerativeReader, one: Asked) -> Turn:
@@ -104,7 +114,9 @@ def turn(reader: GenerativeReader, one: Asked) -> Turn:
     middle = time.perf_counter()
     hypothesis, *_ = reader.decode(reader.fuse(encoded))
     ended = time.perf_counter()
-    return Turn(reader.span(hypothesis, one.passages).text or "", middle - began, ended - middle)
+    span = reader.span(hypothesis, one.passages)
+    source, attended, first = (one.holding[at] for at in (span.passage, int(hypothesis.mass.argmax()), 0))
+    return Turn(span.text or "", middle - began, ended - middle, (source, attended, first))
 
 
 Ask = Callable[[Asked], Turn]
@@ -161,7 +173,9 @@ def table(put: Sequence[Question], turns: dict[str, list[Turn]], sizes: dict[str
             f"{all_faster:.2f}",
         ]  # fmt: skip
         cells = [name, f"{em:.1f}", f"{overlap:.1f}", f"{(em + overlap) / 100 / reference:.1%}", *timed]
-        yield f"| {' | '.join([*cells, f'{sizes[name]:,.1f}'])} |"
+        right = [t.held for t, (correct, _) in zip(own, scores[name], strict=True) if correct]
+        sources = " / ".join(f"{100 * share:.1f}" for share in np.mean(right, axis=0)) if right else ""
+        yield f"| {' | '.join([*cells, f'{sizes[name]:,.1f}', sources])} |"
 
 
 def kept(name: str, bundle: Bundle, naive: Bundle | None, counts: Counts) -> float:
@@ -187,15 +201,16 @@ class Parity:
     """The greedy answers are one."""
 
 
-def parity(run: Path, bundle: Bundle, questions: Iterator[Asked]) -> Iterator[Parity]:
-    """The float32 graphs of a bundle against the run that it was made of, from the same stored bits, nothing merged."""
+def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float = 0.0) -> Iterator[Parity]:
+    """The float32 graphs of a bundle against the run that it was made of, from the same stored bits, at a ratio."""
     import torch
 
     from export.graphs import vocabulary_tables
+    from export.merging import merge
     from export.saved import load_reader
     from export.t5 import SplitT5
 
-    torch_reader, reader = load_reader(run), GenerativeReader(bundle, 0.0)
+    torch_reader, reader, share = load_reader(run), GenerativeReader(bundle, ratio), torch.tensor(ratio)
     if not isinstance(torch_reader, SplitT5):
         raise UsageError(f"{run} is the run of an extractive reader: give that of a T5")
     binarizer = torch_reader.binarizer
@@ -212,9 +227,11 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked]) -> Iterator[Pa
                 )
                 base = binarizer.base_of({name: tables[name](ids) for name in binarizer.needs})
                 restored = binarizer.restore(signs[None], scale[None, :, None], base)
-                parts.append(torch_reader.upper(h_q, q_ids != 0, restored, torch.ones_like(ids, dtype=torch.bool))[0])
-            states = torch.cat(parts, dim=1)
-            mask = torch.ones(states.shape[:2], dtype=torch.bool)
+                p_mask = torch.ones_like(ids, dtype=torch.bool)
+                parts.append(torch_reader.upper(h_q, q_ids != 0, restored, p_mask, share))
+            states, size = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+            states, size, _ = merge(states, size, torch.zeros_like(size), share)
+            mask = size > 0
             fused = reader.fuse(reader.encode_all(one.encoded, one.passages))
             ours, *_ = reader.decode(fused)
             answer = torch.tensor([[*ours.ids, bundle.end]])
@@ -251,11 +268,14 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--naive", type=Path, help="bundle of the naively binarized run")
     parser.add_argument("--parity", type=Path, metavar="RUN", help="hold the bundle against its run in torch")
+    parser.add_argument("--ratio", type=float, default=0.0, help="share of the tokens that --parity merges")
     parser.add_argument("--passages", type=int, default=20)
     parser.add_argument("--count", type=int, default=200, help="questions")
     options = parser.parse_args()
     if min(options.passages, options.count) < 1:
         parser.error("--passages and --count are 1 or more")
+    if not 0 <= options.ratio <= 0.5:
+        parser.error("--ratio is 0 to 0.5")
     try:
         bundle = Bundle.open(options.bundle)
         naive = Bundle.open(options.naive) if options.naive else None
@@ -263,10 +283,11 @@ def main() -> None:
         with TokenStore.open(options.store, bundle.manifest.fingerprint) as store:
             given = asked(store, bundle, questions, options.passages)
             if options.parity:
-                found = list(parity(options.parity, bundle, given))
+                found = list(parity(options.parity, bundle, given, options.ratio))
                 print(
-                    f"{len(found)} questions, {options.passages} passages: logits differ by at most "
-                    f"{max(p.logits for p in found):.1e}, scores by {max(p.score for p in found):.1e}, "
+                    f"{len(found)} questions, {options.passages} passages, ratio {options.ratio:g}: "
+                    f"logits differ by at most {max(p.logits for p in found):.1e}, "
+                    f"scores by {max(p.score for p in found):.1e}, "
                     f"{sum(p.same for p in found)} greedy answers are the same"
                 )
                 return

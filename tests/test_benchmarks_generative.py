@@ -46,33 +46,49 @@ def test_every_reader_gets_every_question(generative: Path, floats: Bundle, stor
         assert sum(a == b for a, b in zip(answers[name], right, strict=True)) >= 3, name
     assert list(answers.values())[2] == answers[f"{OURS}, ratio 0"]  # the same bundle twice: nothing was mixed up
     assert all(turn.encoder > 0 < turn.decoder for own in turns.values() for turn in own)
+    assert sum(turn.held[0] for turn in turns[FULL]) >= 3
     sizes = {name: kept(name, floats, floats, counts) for name in turns}
     lines = list(table(put, turns, sizes))
     assert len(lines) == 2 + 3 + len(RATIOS)
-    assert {line.count("|") for line in lines} == {10}
+    assert {line.count("|") for line in lines} == {11}
 
 
 def test_a_row_compares_with_the_unsplit_reader(generative: Path) -> None:
     questions = load_questions(generative / "train.jsonl")[:2]  # 4 march, hansen
+    all_hold, source_alone, none = (True, True, True), (True, False, False), (False, False, False)
     turns = {
-        FULL: [Turn("4 March", 0.4, 0.1), Turn("the Hansen", 0.2, 0.1)],
-        OURS: [Turn("4 march", 0.1, 0.1), Turn("boiler", 0.1, 0.1)],
+        FULL: [Turn("4 March", 0.4, 0.1, all_hold), Turn("the Hansen", 0.2, 0.1, source_alone)],
+        OURS: [Turn("4 march", 0.1, 0.1, all_hold), Turn("boiler", 0.1, 0.1, none)],
     }
     rows = [line.split(" | ") for line in list(table(questions, turns, {FULL: 0.0, OURS: 6.0}))[2:]]
-    assert rows[0][1:] == ["100.0", "100.0", "100.0%", "300", "400 / 490", "1.00", "1.00", "0.0 |"]
-    assert rows[1][1:] == ["50.0", "50.0", "50.0%", "100", "200 / 200", "3.00", "2.00", "6.0 |"]
+    assert rows[0][1:-1] == ["100.0", "100.0", "100.0%", "300", "400 / 490", "1.00", "1.00", "0.0"]
+    assert rows[1][1:-1] == ["50.0", "50.0", "50.0%", "100", "200 / 200", "3.00", "2.00", "6.0"]
+    assert [row[-1] for row in rows] == ["100.0 / 50.0 / 50.0 |", "100.0 / 100.0 / 100.0 |"]  # of right answers alone
 
 
-def test_graphs_and_torch_are_one_reader(generative: Path, floats: Bundle, store: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.5])
+def test_graphs_and_torch_are_one_reader(generative: Path, floats: Bundle, store: Path, ratio: float) -> None:
+    """Upper graph, what is merged in it and over the passages, cross and decoder graph: logits, scores, answers."""
     questions = load_questions(generative / "train.jsonl")
     with TokenStore.open(store) as opened:
-        found = list(parity(generative / "run", floats, asked(opened, floats, questions, 2)))
-        assert len(found) == 4
-        assert max(p.logits for p in found) < 1e-3
-        assert max(p.score for p in found) < 1e-3
-        assert all(p.same for p in found)
-        with pytest.raises(UsageError, match="is the run of an extractive reader"):
-            next(parity(tiny.parent / "run", floats, asked(opened, floats, questions, 2)))
+        found = list(parity(generative / "run", floats, asked(opened, floats, questions, 2), ratio))
+    assert len(found) == 4
+    assert max(p.logits for p in found) < 1e-3
+    assert max(p.score for p in found) < 1e-3
+    assert all(p.same for p in found)
+
+
+def test_the_run_of_an_extractive_reader_is_refused(floats: Bundle, tiny: Path) -> None:
+    with pytest.raises(UsageError, match="is the run of an extractive reader"):
+        next(parity(tiny.parent / "run", floats, iter([])))
+
+
+def test_it_is_known_which_passages_hold_the_answer(generative: Path, floats: Bundle, store: Path) -> None:
+    with TokenStore.open(store) as opened:
+        for one in asked(opened, floats, load_questions(generative / "train.jsonl"), 2):
+            texts = [passage.text for passage, holds in zip(one.passages, one.holding, strict=True) if holds]
+            assert len(texts) == 1
+            assert one.question.answers[0] in texts[0]
 
 
 def test_the_command_prints_the_table_and_the_parity(generative: Path, store: Path) -> None:
@@ -82,7 +98,7 @@ def test_the_command_prints_the_table_and_the_parity(generative: Path, store: Pa
     assert done.stdout.startswith("2 questions, 2 passages; btr-t5, ")
     assert f"| {OURS}, ratio 0.5 |" in done.stdout
     done = subprocess.run([*command, "--parity", str(generative / "run")], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("2 questions, 2 passages: logits differ by at most ")
+    assert done.stdout.startswith("2 questions, 2 passages, ratio 0: logits differ by at most ")
     assert done.stdout.endswith(" 2 greedy answers are the same\n")
     done = subprocess.run([*command, "--naive", str(generative)], capture_output=True, text=True)
     assert done.returncode == 4
