@@ -28,8 +28,8 @@ demo: $(VENV)/.base ## Index the sample notes, ask a question, say how to open t
 	@echo "Open the chat over the sample notes:  BTR_ASSISTANT_HOME=$(DEMO) $(BIN)/btr-assistant"
 	@echo "Index your own notes, then chat:      $(BIN)/btr-assistant index ~/notes && $(BIN)/btr-assistant"
 
-test: $(VENV)/.dev ## Run every test.
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run every test, on four cores at most.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.dev ## Format, lint, types, layers, tests: what CI runs.
 	$(BIN)/ruff format --check .

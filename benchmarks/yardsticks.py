@@ -191,7 +191,9 @@ def ways(bundle: Bundle, question: str, passages: Sequence[PassageBits], rounds:
     ]
     names = bundle.outputs(UPPER)
 
-    def session(workers: int = 1, level: str = "ENABLE_ALL", left_out: Sequence[str] = SLOW_FUSIONS, **more: bool) -> Session:
+    def session(
+        workers: int = 1, level: str = "ENABLE_ALL", left_out: Sequence[str] = SLOW_FUSIONS, **more: bool
+    ) -> Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = workers, 1
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")

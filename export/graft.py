@@ -8,9 +8,9 @@ be taken over is put where it does most nearly the same:
     word vectors    LN(word + first segment + mean position)      attention       W_q / sqrt(d_k), W_k, W_v, W_o
     norm before     the gain of the LN that BERT has there        feed-forward    W_1, W_2, the same activation
 
-The decoder is made of BERT's top layers. What it has of its own, attention to what was read, begins as their attention
-with W_v = W_o = I, under a head that is sharp enough: what it looks at it writes. So copying, which a reader does most,
-need not be learnt; where to look is.
+Layers beyond the BERT's begin as copies of its top ones, and so does the decoder. What it has of its own, attention to
+what was read, begins as their attention with W_v = W_o = I, under a head that is sharp enough: what it looks at it
+writes. So copying, which a reader does most, need not be learnt; where to look is.
 
 It is a start, not the same function: `export.pretrain` then has the lower layers' states point where BERT's do.
 """
@@ -67,15 +67,15 @@ def counterparts(tokenizer: Tokenizer, checkpoint: Path) -> Tensor:
 
 
 @torch.no_grad()
-def grafted_t5(bert: BertModel, ids: Tensor, decoder_layers: int) -> T5ForConditionalGeneration:
-    """A T5 with the words `ids` (V,) and the encoder of a BERT; layers of its decoder beyond the BERT's are random."""
+def grafted_t5(bert: BertModel, ids: Tensor, layers: int, decoder_layers: int) -> T5ForConditionalGeneration:
+    """A T5 with the words `ids` (V,) and layers of a BERT; those of its decoder beyond the BERT's are random."""
     shape = bert.config
     config = T5Config(
         vocab_size=len(ids),
         d_model=shape.hidden_size,
         d_kv=shape.hidden_size // shape.num_attention_heads,
         d_ff=shape.intermediate_size,
-        num_layers=shape.num_hidden_layers,
+        num_layers=layers,
         num_decoder_layers=decoder_layers,
         num_heads=shape.num_attention_heads,
         feed_forward_proj=shape.hidden_act,
@@ -87,20 +87,21 @@ def grafted_t5(bert: BertModel, ids: Tensor, decoder_layers: int) -> T5ForCondit
     vectors = words.word_embeddings.weight[ids] + words.token_type_embeddings.weight[0] + position
     t5.shared.weight.copy_(words.LayerNorm(vectors))
     t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
-    layers = list(bert.encoder.layer)
-    gains = [words.LayerNorm.weight, *(layer.output.LayerNorm.weight for layer in layers)]
-    for block, layer, gain in zip(t5.encoder.block, layers, gains[:-1], strict=True):
-        _graft(block, layer, gain)
-    t5.encoder.final_layer_norm.weight.copy_(gains[-1])
-    taken = min(decoder_layers, len(layers))
+    own = list(bert.encoder.layer)
+    gains = [words.LayerNorm.weight, *(layer.output.LayerNorm.weight for layer in own)]
+    made_of = [at if at < len(own) else max(0, len(own) - (layers - at)) for at in range(layers)]
+    for block, at in zip(t5.encoder.block, made_of, strict=True):
+        _graft(block, own[at], gains[at])
+    t5.encoder.final_layer_norm.weight.copy_(gains[made_of[-1] + 1])
+    taken = min(decoder_layers, len(own))
     t5.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
-    for block, layer, gain in zip(t5.decoder.block[-taken:], layers[-taken:], gains[-taken - 1 : -1], strict=True):
+    for block, layer, gain in zip(t5.decoder.block[-taken:], own[-taken:], gains[-taken - 1 : -1], strict=True):
         _graft(block, layer, gain)
         looking = block.layer[1]
         looking.layer_norm.weight.copy_(gain)
-        own = block.layer[0].SelfAttention
-        looking.EncDecAttention.q.weight.copy_(own.q.weight)
-        looking.EncDecAttention.k.weight.copy_(own.k.weight)
+        beside = block.layer[0].SelfAttention
+        looking.EncDecAttention.q.weight.copy_(beside.q.weight)
+        looking.EncDecAttention.k.weight.copy_(beside.k.weight)
         for passed in (looking.EncDecAttention.v, looking.EncDecAttention.o):
             torch.nn.init.eye_(passed.weight)
     t5.decoder.final_layer_norm.weight.fill_(_SHARP)

@@ -53,7 +53,7 @@ _COMMON = 300
 _STATES = 4.0
 """Weight of BERT's states beside span corruption."""
 _FREE = 2
-"""Top layers of the encoder whose states are not held to BERT's: those hide which token they are of."""
+"""Top layers of the BERT whose states are not held to: those hide which token they are of."""
 _HELD_OUT = 64
 """Windows that the loss is measured on; no other one reaches into them."""
 
@@ -63,7 +63,7 @@ class Shape:
     """
     The size of the model; the default is that of t5-v1_1-small but for its vocabulary, about 60 M parameters.
 
-    Of a T5 that begins as a BERT only the decoder's layers count.
+    Of a T5 that begins as a BERT only the numbers of layers count.
     """
 
     vocabulary: int = 32_000
@@ -177,7 +177,7 @@ class Pretrainer(Trainer):
             theirs = self.bert(input_ids=ids, output_hidden_states=True).hidden_states[1:]
         before, now = batch.places.unbind(-1)
         left = (now != 0).float()  # the first token goes uncounted where it is left: padding says 0 too
-        held = list(zip(layers, theirs, strict=True))[: max(1, len(layers) - _FREE)]
+        held = list(zip(layers, theirs[: max(1, len(theirs) - _FREE)], strict=False))
         likeness = [cosine_similarity(gather(ours, now), gather(its, before + 1), dim=-1) for ours, its in held]
         return 1 - (torch.stack(likeness).mean(0) * left).sum() / left.sum()
 
@@ -306,7 +306,7 @@ def pretrain(
     ids = torch.zeros(0, dtype=torch.long)
     if like is not None and bert is not None:
         ids = counterparts(tokenizer, like)
-        t5 = grafted_t5(bert, ids, recipe.shape.decoder_layers)
+        t5 = grafted_t5(bert, ids, recipe.shape.layers, recipe.shape.decoder_layers)
     else:
         t5 = T5ForConditionalGeneration(_config(recipe.shape, tokenizer.get_vocab_size()))
     reader = FullT5(without_dropout(t5))

@@ -134,7 +134,7 @@ def test_the_decoder_has_its_own_learning_rate(tmp_path: Path) -> None:
     data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
     recipe = replace(RECIPE, steps=3, encoder_lr=0.0)
     pretrain(data, tmp_path / "out", recipe, like=like)
-    before = grafted_t5(load_bert(like), counterparts(load_tokenizer(tmp_path / "out"), like), 2).state_dict()
+    before = grafted_t5(load_bert(like), counterparts(load_tokenizer(tmp_path / "out"), like), 2, 2).state_dict()
     after = load_t5(tmp_path / "out").state_dict()
     same = {name for name in before if torch.allclose(before[name], after[name])}
     assert {name for name in before if name.startswith("encoder.")} <= same
@@ -222,7 +222,7 @@ def test_its_first_layer_reads_as_the_berts_does(tmp_path: Path) -> None:
         vectors += embedding.token_type_embeddings.weight[0]
         vectors -= vectors.mean(1, keepdim=True)
         embedding.token_type_embeddings.weight.zero_()
-    t5 = grafted_t5(bert, ids, 1).eval()
+    t5 = grafted_t5(bert, ids, 3, 1).eval()
     words = torch.arange(103, len(ids))[None, :20]
     with torch.no_grad():
         states = t5.shared(words)
@@ -237,7 +237,7 @@ def test_its_decoder_begins_as_the_berts_top_layers_and_passes_on_what_it_looks_
     folder = checkpoint(tmp_path / "bert")
     bert = load_bert(folder)
     ids = counterparts(grafted_tokenizer(folder, SENTINEL_TOKENS), folder)
-    t5 = grafted_t5(bert, ids, 2).eval()
+    t5 = grafted_t5(bert, ids, 3, 2).eval()
     asked, read = torch.randn(2, 3, 32), torch.randn(2, 1, 32)  # of one token there is no choice
     for block, layer in zip(t5.decoder.block, t5.encoder.block[1:], strict=True):
         with torch.no_grad():
@@ -248,19 +248,30 @@ def test_its_decoder_begins_as_the_berts_top_layers_and_passes_on_what_it_looks_
             )
         assert torch.allclose(passed, read.expand_as(passed), atol=1e-6)
         assert torch.allclose(own, theirs)
-    assert len(grafted_t5(bert, ids, 5).decoder.block) == 5  # more than the BERT has
+    assert len(grafted_t5(bert, ids, 3, 5).decoder.block) == 5  # more than the BERT has
+
+
+def test_layers_beyond_the_berts_begin_as_copies_of_its_top_ones(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "bert")
+    bert, ids = load_bert(folder), counterparts(grafted_tokenizer(folder, SENTINEL_TOKENS), folder)
+    made = grafted_t5(bert, ids, 5, 1).encoder.block
+    copies = [
+        [all(torch.equal(a, b) for a, b in zip(one.layer[1].parameters(), two.layer[1].parameters(), strict=True))
+         for two in made] for one in made
+    ]  # fmt: skip
+    assert [[at for at, same in enumerate(row) if same] for row in copies] == [[0], [1, 3], [2, 4], [1, 3], [2, 4]]
 
 
 def test_it_learns_from_the_bert(tmp_path: Path) -> None:
     data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
-    recipe = replace(RECIPE, steps=1, lr=0.0, batch=8)
+    recipe = replace(RECIPE, shape=replace(RECIPE.shape, layers=4), steps=1, lr=0.0, batch=8)
     before = pretrain(data, tmp_path / "before", recipe, like=like)
     after = pretrain(data, tmp_path / "after", replace(recipe, steps=40, lr=1e-2), like=like)
     assert 0 < after["held_out_states"] < 0.7 * before["held_out_states"]
     assert after["held_out_corruption"] < before["held_out_corruption"]
     assert after["held_out_corruption_recurring"] < before["held_out_corruption_recurring"]
     t5 = load_t5(tmp_path / "after")
-    assert (t5.config.num_layers, t5.config.num_decoder_layers, t5.config.d_model) == (3, 2, 32)
+    assert (t5.config.num_layers, t5.config.num_decoder_layers, t5.config.d_model) == (4, 2, 32)
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ExportError, match="gpt2"):
         pretrain(data, tmp_path / "other", recipe, like=like)
