@@ -215,10 +215,13 @@ def main() -> None:
     try:
         try:
             import optimum.exporters.onnx  # noqa: F401
+            import sentencepiece  # noqa: F401
             import torch  # noqa: F401
+            from transformers.utils import logging
         except ModuleNotFoundError as error:
             missing = f"{error.name} is not installed: pip install 'btr-assistant[export]'"
             raise ExportError(missing) from error
+        logging.set_verbosity_error()  # what it warns of is checked here, and said in one sentence
         sys.exit(cli.main(standalone_mode=False) or 0)
     except BtrError as error:
         click.echo(f"btr-export: {error}", err=True)

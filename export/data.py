@@ -28,6 +28,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from export.checkpoint import read_tokenizer
 from store.bundle import FRAMES
 from store.errors import ExportError
 
@@ -163,8 +164,13 @@ def read_texts(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """A checkpoint's tokenizer, without the truncation and padding that published ones come with."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    """
+    A checkpoint's tokenizer, without the truncation and padding that published ones come with.
+
+    Raises:
+        ExportError: If it has none, or a damaged one.
+    """
+    tokenizer = read_tokenizer(folder)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

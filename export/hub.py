@@ -20,8 +20,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from store.errors import ExportError
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
-"""All that is read of a checkpoint."""
+WEIGHTS, TOKENIZERS = ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "spiece.model")
+FILES = (("config.json",), WEIGHTS, TOKENIZERS)
+"""All that is read of a checkpoint: of each kind the first that it has."""
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What may stand beside a `spiece.model`: other sentinels, more tokens."""
 
 
 def fetch(name: str) -> Path:
@@ -37,7 +40,7 @@ def fetch(name: str) -> Path:
     if not _may_be_repository(name):
         raise ExportError(f"{name} does not exist: give a checkpoint folder, or a name on the Hugging Face hub")
     try:
-        fetched = Path(snapshot_download(name, allow_patterns=list(FILES)))
+        fetched = _download(name)
     except GatedRepoError as error:
         raise ExportError(
             f"{name} is gated: accept its terms on its page of the Hugging Face hub, then hf auth login"
@@ -57,11 +60,11 @@ def fetch(name: str) -> Path:
         raise ExportError(
             f"{name} cannot be fetched from the Hugging Face hub ({reason}): try again, or give a checkpoint folder"
         ) from error
-    for file in FILES:
-        if not (fetched / file).is_file():
+    for names in FILES:
+        if not any((fetched / file).is_file() for file in names):
             raise ExportError(
-                f"{name} has no {file} on the Hugging Face hub, or in its cache here if that cannot be reached: "
-                "give a checkpoint that has it"
+                f"{name} has no {' or '.join(names)} on the Hugging Face hub, or in its cache here if that cannot be "
+                "reached: give a checkpoint that has it"
             )
     return fetched
 
@@ -82,3 +85,13 @@ def _may_be_repository(name: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def _download(name: str) -> Path:
+    """The folder of a repository with the first file of each kind, and where it has none with the second."""
+    wanted = [names[0] for names in FILES]
+    folder = Path(snapshot_download(name, allow_patterns=wanted))
+    others = [file for names in FILES if not (folder / names[0]).is_file() for file in names[1:]]
+    if TOKENIZERS[1] in others:
+        others += BESIDE
+    return Path(snapshot_download(name, allow_patterns=[*wanted, *others])) if others else folder

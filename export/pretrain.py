@@ -31,6 +31,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from tqdm import tqdm
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
+from export.checkpoint import weights_file
 from export.data import load_tokenizer, pad, read_texts
 from export.full import gather
 from export.graft import counterparts, grafted_t5, grafted_tokenizer
@@ -289,13 +290,13 @@ def pretrain(
         raise ExportError(f"a hidden size of {recipe.shape.d_model}: need a multiple of 8")
     if like is not None and model_type(like) != "bert":
         raise ExportError(f"{like} is a {model_type(like)} checkpoint, a T5 can only begin as a bert")
-    where, bert = present(device), None
+    where, bert, its_first = present(device), None, 0
     if like is not None:
         check_files(like)
-        bert = load_bert(like)
+        bert, its_first = load_bert(like), load_tokenizer(like).token_to_id("[CLS]")
         if recipe.window + 2 > bert.config.max_position_embeddings:
             raise ExportError(f"{like} reads {bert.config.max_position_embeddings - 2} tokens: give a smaller --window")
-        inputs["like"] = file_hash(like / "model.safetensors")
+        inputs["like"] = file_hash(weights_file(like))
     _begin(out, {**inputs, "vocabulary": recipe.shape.vocabulary})
     tokenizer = _tokenizer(files, out / "tokenizer.json", recipe.shape.vocabulary, like)
     tokens = _tokens(files, tokenizer, out / "tokens.npy")
@@ -315,7 +316,7 @@ def pretrain(
     trainer.common = (tokenizer.token_to_id("▁the") or tokenizer.token_to_id("the") or trainer.sentinels[-1]) + _COMMON
     if like is not None and bert is not None:
         trainer.bert, trainer.its_ids = bert.to(where).eval().requires_grad_(False), ids.to(where)
-        trainer.its_first = load_tokenizer(like).token_to_id("[CLS]")
+        trainer.its_first = its_first
     trainer.run(tokens[held_out:], tokens[:held_out], eval_every, save_every)
     reader.cpu().t5.save_pretrained(out)
     (out / "reader.safetensors").unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PretrainedConfig
 
 from export.binarizer import KINDS, Binarizer, NeighbourBinarizer, make_binarizer, rms
+from export.checkpoint import load_weights
 from export.data import Batch
 from store.errors import ExportError
 
@@ -321,11 +322,11 @@ def load_bert(checkpoint: Path) -> BertModel:
     A BERT-family encoder from a folder, without dropout (its random numbers cost more than the products here).
 
     Raises:
-        ExportError: If the folder holds no checkpoint, or one of another architecture.
+        ExportError: If the folder holds no whole checkpoint, or one of another architecture.
     """
     if not (checkpoint / "config.json").is_file():
         raise ExportError(f"{checkpoint} holds no config.json: give a checkpoint folder")
-    bert = AutoModel.from_pretrained(checkpoint, attn_implementation="sdpa")
+    bert = load_weights(AutoModel, checkpoint, "sdpa")
     if not isinstance(bert, BertModel):
         raise ExportError(f"{checkpoint} is a {type(bert).__name__}, the extractive reader needs a BertModel")
     for module in bert.modules():

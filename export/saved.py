@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
+from export.checkpoint import weights_file
 from export.full import FullReader
-from export.hub import FILES
+from export.hub import TOKENIZERS
 from export.reader import SplitConfig, SplitReader, load_bert
 from export.recipe import make_recipe
 from export.t5 import FullT5, SplitT5, load_t5, model_type, without_dropout
@@ -130,6 +131,7 @@ def check_files(checkpoint: Path) -> None:
     Raises:
         ExportError: If a file is missing.
     """
-    for name in FILES:
-        if not (checkpoint / name).is_file():
-            raise ExportError(f"{checkpoint} holds no {name}: give a checkpoint folder with a fast tokenizer")
+    known = TOKENIZERS if model_type(checkpoint) == "t5" else TOKENIZERS[:1]
+    weights_file(checkpoint)
+    if not any((checkpoint / name).is_file() for name in known):
+        raise ExportError(f"{checkpoint} holds no {' or '.join(known)}: give a whole checkpoint folder")

@@ -36,6 +36,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from export.binarizer import NormBinarizer, make_binarizer
+from export.checkpoint import load_weights
 from export.data import MAX_ANSWER, Batch
 from export.full import gather, join
 from export.merging import bias_again, bias_by_distance, bias_in_order, merge_passage
@@ -263,11 +264,11 @@ def load_t5(checkpoint: Path) -> T5ForConditionalGeneration:
     A T5-family checkpoint (t5, t5-v1_1, flan-t5) from a folder, without dropout.
 
     Raises:
-        ExportError: If the folder holds no checkpoint, or one of another architecture.
+        ExportError: If the folder holds no whole checkpoint, or one of another architecture.
     """
     if model_type(checkpoint) != "t5":
         raise ExportError(f"{checkpoint} is a {model_type(checkpoint)} checkpoint, the generative reader needs a t5")
-    return without_dropout(T5ForConditionalGeneration.from_pretrained(checkpoint))
+    return without_dropout(load_weights(T5ForConditionalGeneration, checkpoint))
 
 
 def without_dropout(t5: T5ForConditionalGeneration) -> T5ForConditionalGeneration:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import BertModel, T5ForConditionalGeneration
 
+from export.checkpoint import weights_file
 from export.data import Passage, answerable, load_passages, load_tokenizer
 from export.full import FullReader, whole
 from export.hub import name_of
@@ -44,7 +45,7 @@ from export.saved import (
 )
 from export.step import Trainer, fast_bfloat16, present, read_full, span_overlaps, to_device
 from export.t5 import FullT5, SplitT5
-from store.bundle import file_hash
+from store.bundle import TOKENIZER, file_hash
 from store.errors import ExportError
 from store.runs import common_ids
 
@@ -150,7 +151,12 @@ def train(
     """
     where = present(device)
     check_files(checkpoint)
-    model = load_checkpoint(checkpoint)
+    model, tokenizer = load_checkpoint(checkpoint), load_tokenizer(checkpoint)
+    if tokenizer.get_vocab_size() > model.config.vocab_size:
+        raise ExportError(
+            f"{checkpoint} has a tokenizer of {tokenizer.get_vocab_size():,} tokens and weights of "
+            f"{model.config.vocab_size:,}: give a whole checkpoint folder"
+        )
     if isinstance(model, BertModel):
         check_split(model.config, recipe.split)
     else:
@@ -170,7 +176,7 @@ def train(
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
         "checkpoint": name_of(checkpoint),
-        "sha256": file_hash(checkpoint / "model.safetensors"),
+        "sha256": file_hash(weights_file(checkpoint)),
         "data": {path.name: file_hash(path) for path in files},
     }
     if start_full is not None:
@@ -186,7 +192,7 @@ def train(
     def made_from(step: str) -> dict[str, Any]:
         return {**inputs, **(begun if step != "full" else {}), **(gone_on if step == "binarized" else {})}
 
-    common = torch.from_numpy(common_ids(load_tokenizer(checkpoint).get_vocab()))
+    common = torch.from_numpy(common_ids(tokenizer.get_vocab()))
     sentences = None
     if isinstance(model, BertModel):
         sentences = SentenceTeacher(model.to(where), recipe.split.code_bits, recipe.data.seed)
@@ -225,7 +231,7 @@ def train(
         reader = load_reader(last)
         train_retrieval(reader, train_set, recipe, where)
         save_reader(reader, out)
-        shutil.copyfile(checkpoint / "tokenizer.json", out / "tokenizer.json")
+        tokenizer.save(str(out / TOKENIZER))
         record = {**inputs, "recipe": asdict(recipe), "dev": figures}
         (out / "train.json").write_text(json.dumps(record, indent=2) + "\n")
     return figures

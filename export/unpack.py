@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from export.binarizer import NeighbourBinarizer
+from export.checkpoint import weights_file
 from export.reader import SplitReader, load_bert
 from export.recipe import make_recipe
 from export.saved import check_files, save_reader
@@ -100,7 +101,7 @@ def unpack(bundle: Path, checkpoint: Path, out: Path) -> Manifest:
     if manifest.reader != "extractive":
         raise ExportError(f"{bundle} holds a {manifest.reader} reader: only an extractive one can be unpacked")
     trained = manifest.provenance
-    if trained.get("checkpoint_sha256") != file_hash(checkpoint / "model.safetensors"):
+    if trained.get("checkpoint_sha256") != file_hash(weights_file(checkpoint)):
         raise ExportError(
             f"{bundle} was not made from {checkpoint}: give {trained.get('checkpoint', 'its checkpoint')}"
         )

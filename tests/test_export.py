@@ -27,7 +27,7 @@ from export.unpack import unpack
 from store.bundle import FULL, LOWER, MANIFEST, SPAN, SPLIT_LOWER, SPLIT_UPPER, UPPER, file_hash, read_manifest, verify
 from store.codec import pack, token_arrays
 from store.errors import ExportError, ModelError
-from tests.tiny import CONTEXT, RECIPE, checkpoint, questions
+from tests.tiny import CONTEXT, RECIPE, checkpoint, pickle_weights, questions
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +242,20 @@ def test_a_bundle_becomes_a_run_again(run: Path, tmp_path: Path, kind: str) -> N
     again = make_bundle(tmp_path / "next", tmp_path / "again", baselines=True)
     assert again.provenance["start_full"] == file_hash(start / "reader.safetensors")
     assert json.loads((start / "train.json").read_text())["unpacked"] == manifest.fingerprint
+
+
+def test_a_bundle_of_a_checkpoint_whose_weights_are_a_pickle_is_unpacked(
+    run: Path, floats: Path, tmp_path: Path
+) -> None:
+    bert, bundle = shutil.copytree(run.parent / "bert", tmp_path / "bert"), shutil.copytree(floats, tmp_path / "bundle")
+    pickle_weights(bert)
+    with pytest.raises(ExportError, match="was not made from"):
+        unpack(bundle, bert, tmp_path / "out")
+    said = json.loads((bundle / MANIFEST).read_text())
+    said["provenance"]["checkpoint_sha256"] = file_hash(bert / "pytorch_model.bin")
+    (bundle / MANIFEST).write_text(json.dumps(said))
+    unpack(bundle, bert, tmp_path / "out")
+    assert load_reader(tmp_path / "out").config == load_reader(run).config
 
 
 def test_what_cannot_be_unpacked_is_said(run: Path, floats: Path, tmp_path: Path) -> None:

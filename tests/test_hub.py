@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from export.hub import FILES, fetch, name_of
+from export.hub import fetch, name_of
 from store.errors import ExportError
 from tests.tiny import questions, t5_checkpoint
 
 ROOT = Path(__file__).parent.parent
+READ = ("config.json", "model.safetensors", "tokenizer.json")
+OLD = ("config.json", "pytorch_model.bin", "spiece.model", "tokenizer_config.json")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCH = """
 import sys
@@ -58,7 +60,7 @@ def cache(home: Path, repository: str, files: dict[str, bytes]) -> Path:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = t5_checkpoint(tmp_path_factory.mktemp("hub") / "t5")
-    return {name: (folder / name).read_bytes() for name in FILES}
+    return {name: (folder / name).read_bytes() for name in READ}
 
 
 def test_a_t5_is_trained_from_the_cache_without_a_network(tmp_path: Path, files: dict[str, bytes]) -> None:
@@ -81,13 +83,20 @@ def test_a_command_that_finds_no_checkpoint_says_so_and_writes_nothing(tmp_path:
     assert not run.exists()
 
 
-@pytest.mark.parametrize("missing", FILES)
-def test_a_cache_that_lacks_a_file_is_said(tmp_path: Path, files: dict[str, bytes], missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "kind"),
+    [
+        ("config.json", "config.json"),
+        ("model.safetensors", "model.safetensors or pytorch_model.bin"),
+        ("tokenizer.json", "tokenizer.json or spiece.model"),
+    ],
+)
+def test_a_cache_that_lacks_a_file_is_said(tmp_path: Path, files: dict[str, bytes], missing: str, kind: str) -> None:
     """As it is after something else fetched the rest."""
     cache(tmp_path, "tiny-t5", {name: data for name, data in files.items() if name != missing})
     done = python(FETCH, "tiny-t5", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert done.returncode == 4
-    assert done.stdout.startswith(f"tiny-t5 has no {missing} on the Hugging Face hub, or in its cache")
+    assert done.stdout.startswith(f"tiny-t5 has no {kind} on the Hugging Face hub, or in its cache")
 
 
 def test_what_is_not_cached_cannot_be_had_without_a_network(tmp_path: Path) -> None:
@@ -161,7 +170,22 @@ def test_a_name_is_fetched_once_and_only_what_is_read(tmp_path: Path, files: dic
     folder = Path(done.stdout.strip())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     assert name_of(folder) == "someone/tiny-t5"
-    assert {path.rpartition("/")[2] for path in hub.asked} == {"main", *FILES}
+    assert {path.rpartition("/")[2] for path in hub.asked} == {"main", *READ}
+    assert python(FETCH, "someone/tiny-t5", **here, HF_HUB_OFFLINE="1").stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "wanted", [OLD, (*READ[:2], *OLD[2:]), (OLD[0], OLD[1], READ[2])], ids=["both old", "old tokenizer", "old weights"]
+)
+def test_of_older_checkpoints_the_files_in_their_place_are_fetched(
+    tmp_path: Path, hub: Hub, wanted: tuple[str, ...]
+) -> None:
+    hub.files = {name: name.encode() for name in {*OLD, *wanted, "tf_model.h5", "special/spiece.model"}}
+    here = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
+    done = python(FETCH, "someone/tiny-t5", **here)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in Path(done.stdout.strip()).iterdir()} == set(wanted)
+    assert {path.rpartition("/")[2] for path in hub.asked} == {"main", *wanted}
     assert python(FETCH, "someone/tiny-t5", **here, HF_HUB_OFFLINE="1").stdout == done.stdout
 
 

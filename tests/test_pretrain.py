@@ -26,8 +26,9 @@ from export.pretrain import (
 )
 from export.reader import load_bert
 from export.t5 import FullT5, load_t5
+from store.bundle import file_hash
 from store.errors import ExportError
-from tests.tiny import CONTEXT, checkpoint
+from tests.tiny import CONTEXT, checkpoint, pickle_weights
 
 SENTINELS = list(range(900, 1000))
 RECIPE = Pretraining(Shape(200, 32, 64, 4, 2, 2), steps=4, batch=4, window=32, recurring=0.5)
@@ -173,7 +174,18 @@ def test_a_bert_or_a_device_that_cannot_be_used_is_named(tmp_path: Path) -> None
     (like / "model.safetensors").unlink()
     with pytest.raises(ExportError, match=r"holds no model\.safetensors"):
         pretrain(data, tmp_path / "out", RECIPE, like=like)
+    (checkpoint(tmp_path / "other") / "tokenizer.json").write_text("{}")
+    with pytest.raises(ExportError, match=r"other/tokenizer\.json is damaged"):
+        pretrain(data, tmp_path / "out", RECIPE, like=tmp_path / "other")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bert_whose_weights_are_a_pickle_can_be_begun_as(tmp_path: Path) -> None:
+    data, like = [texts(tmp_path / "texts.jsonl")], checkpoint(tmp_path / "bert")
+    pickle_weights(like)
+    pretrain(data, tmp_path / "out", replace(RECIPE, steps=1), like=like)
+    record = json.loads((tmp_path / "out" / "text.json").read_text())
+    assert record["like"] == file_hash(like / "pytorch_model.bin")
 
 
 def test_text_that_cannot_be_used_is_named(tmp_path: Path) -> None:

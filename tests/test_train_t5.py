@@ -1,6 +1,5 @@
 """The three steps with a T5: the same trainer, checkpoints and resuming, and losses that are its own."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -133,16 +132,3 @@ def test_noisy_answers_need_a_reader_that_says_which_are_right(folder: Path, tmp
     data = [folder / "train.jsonl"]
     with pytest.raises(ExportError, match="answers of --retrieved are noisy"):
         train(folder, data, data, tmp_path / "run", T5_RECIPE, retrieved=data)
-
-
-@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
-def test_a_checkpoint_that_is_not_whole_is_refused_before_anything_is_written(
-    folder: Path, tmp_path: Path, file: str
-) -> None:
-    """As those T5s are that come with spiece.model or pytorch_model.bin alone."""
-    data = [folder / "train.jsonl"]
-    shutil.copytree(folder, tmp_path / "t5")
-    (tmp_path / "t5" / file).unlink()
-    with pytest.raises(ExportError, match=rf"holds no {file}: give a checkpoint folder with a fast tokenizer"):
-        train(tmp_path / "t5", data, data, tmp_path / "run", T5_RECIPE)
-    assert not (tmp_path / "run").exists()

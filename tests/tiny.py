@@ -1,14 +1,17 @@
 """The smallest real reader: a random BERT of 3 layers, its tokenizer and a few questions, made on the spot."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-from export.recipe import GENERATIVE, Recipe, make_recipe
+from export.recipe import GENERATIVE, STEPS, Recipe, make_recipe
 
 WORDS = (
     "the a boiler was serviced on march by hansen garden pear tree planted in november staging database listens port "
@@ -68,6 +71,12 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
+def pickle_weights(folder: Path) -> None:
+    """Let a checkpoint have its weights as older ones do, in pytorch_model.bin."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
 def t5_checkpoint(folder: Path, gated: bool = False, tied: bool = True, layers: int = 3) -> Path:
     """A T5 checkpoint: as the first ones, or gated and untied as t5-v1_1 and flan-t5 are."""
     folder.mkdir(parents=True)
@@ -109,6 +118,31 @@ def t5_checkpoint(folder: Path, gated: bool = False, tied: bool = True, layers: 
     return folder
 
 
+def hub_t5(folder: Path) -> Path:
+    """The same as the hub has t5-v1_1: spiece.model, and a pytorch_model.bin with room for more words than it knows."""
+    t5_checkpoint(folder, gated=True, tied=False)
+    t5 = T5ForConditionalGeneration.from_pretrained(folder)
+    t5.resize_token_embeddings(192)
+    t5.save_pretrained(folder)
+    pickle_weights(folder)
+    pieces = io.BytesIO()
+    texts = [CONTEXT, "The staging database listens on port 5433.", "who serviced the boiler?", "T .,?:-", *WORDS]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts * 20),
+        model_writer=pieces,
+        model_type="unigram",
+        vocab_size=70,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.model").write_bytes(pieces.getvalue())
+    (folder / "tokenizer.json").unlink()
+    return folder
+
+
 def questions(path: Path) -> Path:
     """A JSONL of answerable questions on two passages of one article and one of another."""
     rows = [
@@ -139,6 +173,8 @@ T5_RECIPE: Recipe = make_recipe(
     GENERATIVE,
 )
 """The same for a T5."""
+SHORT: Recipe = replace(T5_RECIPE, **{step: replace(T5_RECIPE.step(step), steps=1) for step in STEPS})
+"""One step of each kind, to see that it can be."""
 
 
 def bundle(folder: Path) -> Path:
