@@ -9,6 +9,7 @@ behind them would hide what stands in a small folder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,9 +58,12 @@ class Retriever:
     def rankings(
         self, question: str, code: Floats, each: int, scope: Scope = EVERYTHING
     ) -> tuple[list[int], list[int]]:
-        """The best passages of a scope by words and by codes, `each` of them at most."""
-        lexical = [passage_id for passage_id, _ in self._store.match(question, each, scope)]
-        return lexical, self.nearest(code, each, scope)
+        """The best passages of a scope by words and, meanwhile on a thread, by codes, `each` of them at most."""
+        index, rows = self._codes(code, scope)
+        with ThreadPoolExecutor(1) as pool:
+            semantic = pool.submit(_by_codes, index, rows, code, each)
+            lexical = [passage_id for passage_id, _ in self._store.match(question, each, scope)]
+            return lexical, semantic.result()
 
     def nearest(self, code: Floats, limit: int, scope: Scope = EVERYTHING) -> list[int]:
         """
@@ -68,16 +72,24 @@ class Retriever:
         Raises:
             StoreError: If the store's codes are of another length.
         """
+        return _by_codes(*self._codes(code, scope), code, limit)
+
+    def _codes(self, code: Floats, scope: Scope) -> tuple[Codes, Rows]:
+        """All passage codes, and the rows (n,) of those in a scope."""
         index, rows = self._store.code_index(), self._store.rows(scope)
         if len(index) and 8 * index.width != len(code):
             raise self._store.damaged(f"passage codes of {8 * index.width} bits, not {len(code)}")
-        chosen = np.arange(len(index)) if rows is None else np.flatnonzero(rows)
-        if not len(chosen):
-            return []
-        chosen = _nearest(index, chosen, pack(code), max(RESCORED, limit))
-        similarity = unpack(index.take(chosen)) @ code
-        order = np.lexsort((chosen, -similarity))[:limit]
-        return [int(i) for i in index.ids[chosen[order]]]
+        return index, np.arange(len(index)) if rows is None else np.flatnonzero(rows)
+
+
+def _by_codes(index: Codes, chosen: Rows, code: Floats, limit: int) -> list[int]:
+    """Of some rows (n,) of an index the passages nearest to a question's float code (c,), nearest first."""
+    if not len(chosen):
+        return []
+    chosen = _nearest(index, chosen, pack(code), max(RESCORED, limit))
+    similarity = unpack(index.take(chosen)) @ code
+    order = np.lexsort((chosen, -similarity))[:limit]
+    return [int(i) for i in index.ids[chosen[order]]]
 
 
 def _nearest(index: Codes, chosen: Rows, code: Bits, limit: int) -> Rows:
