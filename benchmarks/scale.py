@@ -7,10 +7,11 @@ How the program does on many notes: time, memory and size as they grow.
 `--notes` writes made-up notes (`benchmarks.synthetic`), indexes them with the real command, indexes again, opens the
 chat in a pseudo-terminal, and asks. `--passages` makes stores of that many passages and asks them: their rows are
 written through the store's own interface, but only a few hundred of the passages are encoded, the others are variants
-of these with other words and codes, so that a million need not be encoded one by one. Indexing time is therefore
-`--notes`' affair. `--base STORE` takes another store's passages, and only beyond them variants. `--keep FOLDER` keeps
-notes and stores, and finds them again. `--questions FILE` asks real questions, JSONL, spread evenly over the file; else
-they are made up, of words of the notes, and few have an answer.
+of these with other words and codes, so that a million need not be encoded one by one. With `--index FOLDER` notes are
+then really indexed, into a copy of each store; what all of it would take at that rate is told. `--base STORE` takes
+another store's passages, and only beyond them variants. `--keep FOLDER` keeps notes and stores, and finds them again.
+`--questions FILE` asks real questions, JSONL, spread evenly over the file; else they are made up, of words of the
+notes, and few have an answer.
 
 Peak memory is of the one process measured, as the kernel counts it (wait4).
 """
@@ -25,6 +26,7 @@ import math
 import os
 import pty
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -62,6 +64,7 @@ PANELS = {
     "ask, ms": ("ask p50", "ask p95", "retrieval p50", "retrieval p95"),
     "peak memory of ask, MB": ("memory",),
     "store, MB": ("store",),
+    "index at the rate measured, minutes": ("index",),
 }
 COLOURS = ("#1b6ca8", "#7fb2d9", "#b3501b", "#e3a983")
 
@@ -185,7 +188,13 @@ def asked(environment: dict[str, str], folder: Path, asking: Sequence[str]) -> d
 
 
 def over_passages(
-    count: int, folder: Path, bundle: Bundle, base: Path | None, asking: Sequence[str], environment: dict[str, str]
+    count: int,
+    folder: Path,
+    bundle: Bundle,
+    base: Path | None,
+    notes: Path | None,
+    asking: Sequence[str],
+    environment: dict[str, str],
 ) -> dict[str, float]:
     """The table of one store of `--passages`, and its figures for the plot."""
     path = folder / f"{count}{'' if base is None else f'-{base.stem}'}.db"
@@ -218,7 +227,23 @@ def over_passages(
             row(f"rank by words{within}, p50 / p95", percentiles(words))
             row(f"rank by codes{within}, p50 / p95", percentiles(codes))
     environment["BTR_ASSISTANT_STORE"] = str(path)
-    return {**asked(environment, folder, asking), "store": counts.store_bytes / 1e6}
+    figures = {**asked(environment, folder, asking), "store": counts.store_bytes / 1e6}
+    if notes:
+        figures["index"] = counts.tokens / indexed_into(path, notes, dict(environment)) / 60
+        row("index all at that rate", f"{figures['index']:,.0f} minutes")
+    return figures
+
+
+def indexed_into(path: Path, notes: Path, environment: dict[str, str]) -> float:
+    """Index a folder into a copy of a store with the real command; tokens a second."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as apart:
+        environment["BTR_ASSISTANT_STORE"] = str(shutil.copy(path, apart))
+        before = json.loads(command(environment, "status", "--json").out)["tokens"]
+        done = command(environment, "index", "-q", str(notes))
+        tokens = json.loads(command(environment, "status", "--json").out)["tokens"] - before
+    row(f"index {tokens:,} tokens more", f"{done.seconds:.1f} s, {tokens / done.seconds:,.0f} tokens/s")
+    row("index, peak memory", f"{done.megabytes:.0f} MB")
+    return float(tokens / done.seconds)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -229,14 +254,16 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def plot(path: Path, counts: Sequence[int], figures: Sequence[dict[str, float]]) -> None:
-    """Draw time, memory and size against the number of passages, both axes logarithmic, as one SVG."""
+    """Draw what was measured against the number of passages, both axes logarithmic, as one SVG."""
+    panels = {title: names for title, names in PANELS.items() if all(name in figures[0] for name in names)}
+    width = 320 * len(panels)
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="340" viewBox="0 0 960 340" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="340" viewBox="0 0 {width} 340" '
         'font-family="sans-serif" font-size="12">',
         "<title>btr-assistant: time, memory and size against the number of passages</title>",
-        '<rect width="960" height="340" fill="white"/>',
+        f'<rect width="{width}" height="340" fill="white"/>',
     ]
-    for number, (title, names) in enumerate(PANELS.items()):
+    for number, (title, names) in enumerate(panels.items()):
         parts += _panel(70 + 320 * number, title, counts, {name: [found[name] for found in figures] for name in names})
     path.write_text("\n".join([*parts, "</svg>", ""]))
 
@@ -277,11 +304,12 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="with --passages: the SVG to write")
     parser.add_argument("--bundle", type=Path, default=EMBEDDED_BUNDLE)
     parser.add_argument("--base", type=Path, help="with --passages: a store to take passages from")
+    parser.add_argument("--index", type=Path, help="with --passages: a folder of notes to index into a copy of each")
     parser.add_argument("--questions", type=Path, help="JSONL with the questions to ask")
     parser.add_argument("--keep", type=Path, help="folder for notes and stores, which are used again")
     options = parser.parse_args()
-    if options.base and not options.passages:
-        parser.error("--base needs --passages")
+    if (options.base or options.index) and not options.passages:
+        parser.error("--base and --index need --passages")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BTR_ASSISTANT_")}
     environment["BTR_ASSISTANT_BUNDLE"] = str(options.bundle.absolute())
     with contextlib.ExitStack() as opened:
@@ -300,7 +328,8 @@ def main() -> None:
         if options.passages:
             bundle = Bundle.open(options.bundle)
             counts = [int(count) for count in options.passages.split(",")]
-            given = (folder.absolute(), bundle, options.base, asking, dict(environment))
+            notes = options.index.absolute() if options.index else None
+            given = (folder.absolute(), bundle, options.base, notes, asking, dict(environment))
             figures = [over_passages(count, *given) for count in counts]
             if options.plot:
                 plot(options.plot, counts, figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from app.assistant import Assistant
 from app.bundle import Bundle
-from benchmarks.scale import PANELS, plot
+from benchmarks.scale import PANELS, indexed_into, plot
 from benchmarks.synthetic import fill, fill_from
 from store.tokens import TokenStore
 from tests.conftest import new_store, run_index
@@ -58,3 +59,17 @@ def test_the_plot_has_a_curve_for_every_figure(tmp_path: Path) -> None:
     curves = root.findall("{http://www.w3.org/2000/svg}polyline")
     assert len(curves) == len(names)
     assert all(len(curve.get("points", "").split()) == 2 for curve in curves)
+    known = [name for name in names if name != "index"]
+    plot(tmp_path / "scale.svg", [10, 1000], [dict.fromkeys(known, value) for value in (2.0, 70.0)])
+    root = ElementTree.parse(tmp_path / "scale.svg").getroot()
+    assert len(root.findall("{http://www.w3.org/2000/svg}polyline")) == len(known)
+
+
+def test_notes_are_indexed_into_a_copy(bundle: Bundle, notes: Path, tmp_path: Path) -> None:
+    (notes / "port.md").write_text("The staging database listens on port 5433 of the second machine.\n")
+    with new_store(tmp_path / "filled.db", bundle) as filled:
+        fill(filled, bundle, 60)
+    assert indexed_into(tmp_path / "filled.db", notes, dict(os.environ)) > 0
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".db"] == ["filled.db"]
+    with TokenStore.open(tmp_path / "filled.db", bundle.manifest.fingerprint) as filled:
+        assert filled.counts().passages == 60
