@@ -1,10 +1,9 @@
 """
 The generative reader (BTR-Atlas): Fusion-in-Decoder over stored passages, a decode loop in numpy.
 
-Each passage goes through the upper graph with the question, which merges a share of its tokens in every layer; the
-states of all passages, side by side, are merged once more and read by the decoder. The empty answer is "not in the
-passages": it is never written, and log p(answer) - log p(empty) is an answer's score, so that above 0 it is likelier
-than none.
+Each passage goes through the upper graph with the question, which first merges a share of its tokens; the states of all
+passages, side by side, are merged once more and read by the decoder. The empty answer is "not in the passages": it is
+never written, and log p(answer) - log p(empty) is an answer's score, so that above 0 it is likelier than none.
 
 The source of an answer is the passage that the decoder's cross-attention paid most while writing it, among those that
 hold the answer word by word where there are any; the answer then reads as it stands there, for what is written may lack

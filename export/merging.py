@@ -9,7 +9,7 @@ counted. Order is kept.
 
 Sums are one product with the places of the tokens, which costs less than to scatter them. At a ratio of 0 an exported
 graph does nothing of all this (`merge_passage`): only a scripted function becomes an If. The biases of positions
-stand here because merged tokens need them again (`bias_again`).
+stand here because those of merged tokens are others (`bias_of_merged`).
 """
 
 from __future__ import annotations
@@ -100,8 +100,6 @@ def merge_passage(
 
 
 @torch.jit.script
-def bias_again(bias: Tensor, distances: Tensor, position: Tensor, size: Tensor, ratio: Tensor) -> Tensor:
-    """`bias_by_distance` where something was merged, else the biases that there are."""
-    if bool(ratio > 0):
-        bias = bias_by_distance(distances, position, size)
-    return bias
+def bias_of_merged(distances: Tensor, position: Tensor, size: Tensor, ratio: Tensor) -> Tensor:
+    """The biases after `merge_passage`: by distance where something was merged, else in order."""
+    return bias_by_distance(distances, position, size) if bool(ratio > 0) else bias_in_order(distances, size)

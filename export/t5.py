@@ -39,7 +39,7 @@ from export.binarizer import NormBinarizer, make_binarizer
 from export.checkpoint import load_weights
 from export.data import MAX_ANSWER, Batch
 from export.full import gather, join
-from export.merging import bias_again, bias_by_distance, bias_in_order, merge_passage
+from export.merging import bias_by_distance, bias_in_order, bias_of_merged, merge_passage
 from export.reader import PassageEncoder, RetrievalHead, SplitConfig, check_split
 from store.errors import ExportError
 
@@ -120,24 +120,24 @@ class T5Upper(nn.Module):
         """
         Question states q (B, Q, d), passage states p (B, n, d), their masks -> joint states (B, Q + n', d), sizes.
 
-        With a `ratio` () each layer merges that share of the passage's tokens between attention and feed-forward block;
-        sizes (B, Q + n') say how many tokens each state stands for, 0 where it is padding. Questions must not be padded
-        then.
+        With a `ratio` () as many of the passage's tokens are merged as if each layer left 1 - ratio of them, but all
+        before the first layer and at most every second: a merge costs as much as a third of a layer. Sizes (B, Q + n')
+        say how many tokens each state stands for, 0 where it is padding. Questions must not be padded then.
         """
         states, size = torch.cat([q, p], dim=1), torch.cat([q_mask, p_mask], dim=1).to(q.dtype)
         at = torch.arange(p.shape[1], device=p.device) + q_mask.sum(1, keepdim=True)
         position = torch.cat([torch.arange(q.shape[1], device=q.device).expand_as(q_mask), at], dim=1)
         distances = biases(self.table, self.config)
-        unpadded = ratio is not None
-        if unpadded and not torch.jit.is_tracing():
-            assert bool(q_mask.all()), "a question is padded, and nothing could be merged behind it"
-        bias = bias_in_order(distances, size) if unpadded else bias_by_distance(distances, position, size)
-        for number, layer in enumerate(self.layers):
-            if ratio is not None and number:
-                bias = bias_again(bias, distances, position, size, ratio)
+        if ratio is None:
+            bias = bias_by_distance(distances, position, size)
+        else:
+            if not torch.jit.is_tracing():
+                assert bool(q_mask.all()), "a question is padded, and nothing could be merged behind it"
+            share = (1 - (1 - ratio) ** len(self.layers)).clamp(max=0.5)
+            states, size, position = merge_passage(states, size, position, q, share)
+            bias = bias_of_merged(distances, position, size, share)
+        for layer in self.layers:
             states = layer.layer[0](states, position_bias=bias)[0]
-            if ratio is not None:
-                states, size, position = merge_passage(states, size, position, q, ratio)
             states = layer.layer[-1](states)
         return self.norm(states), size
 
