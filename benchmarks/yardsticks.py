@@ -151,13 +151,18 @@ def _rate(work: Callable[[int], object], threads: int, seconds: float) -> float:
         return sum(pool.map(loop, range(threads)))
 
 
-def roofline(bundle: Bundle, question: str, passages: Sequence[PassageBits], seconds: float = 1.0) -> str:
-    """The upper graph over some passages against this processor, in words; each thing is measured for `seconds`."""
+def upper_inputs(bundle: Bundle, question: str, passages: Sequence[PassageBits]) -> list[Arrays]:
+    """What the upper graph takes of a question and each of some stored passages."""
     encoded = bundle.encode_question(question)
-    inputs: list[Arrays] = [
+    return [
         bundle.upper_inputs(encoded, bundle.tokenize(passage.text).ids, passage.bits, passage.scale, None)
         for passage in passages
     ]
+
+
+def roofline(bundle: Bundle, question: str, passages: Sequence[PassageBits], seconds: float = 1.0) -> str:
+    """The upper graph over some passages against this processor, in words; each thing is measured for `seconds`."""
+    inputs = upper_inputs(bundle, question, passages)
     names, threads = bundle.outputs(UPPER), bundle.threads
     work = [count(bundle.folder / UPPER, each) for each in inputs]
     widest = max(each.widest for each in work)
@@ -184,12 +189,8 @@ def ways(bundle: Bundle, question: str, passages: Sequence[PassageBits], rounds:
     """
     import onnxruntime
 
-    encoded, threads = bundle.encode_question(question), bundle.threads
-    each = [
-        bundle.upper_inputs(encoded, bundle.tokenize(passage.text).ids, passage.bits, passage.scale, None)
-        for passage in sorted(passages, key=lambda passage: -len(passage.scale))
-    ]
-    names = bundle.outputs(UPPER)
+    each = upper_inputs(bundle, question, sorted(passages, key=lambda passage: -len(passage.scale)))
+    names, threads = bundle.outputs(UPPER), bundle.threads
 
     def session(
         workers: int = 1, level: str = "ENABLE_ALL", left_out: Sequence[str] = SLOW_FUSIONS, **more: bool

@@ -8,6 +8,7 @@ and no code is run. A tokenizer is `tokenizer.json` or, of a T5, the `spiece.mod
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -24,10 +25,24 @@ def weights_file(checkpoint: Path) -> Path:
     Raises:
         ExportError: If it has none.
     """
-    for name in WEIGHTS:
+    return _first_of(checkpoint, WEIGHTS, "give a checkpoint with its weights in one file")
+
+
+def tokenizer_file(checkpoint: Path, known: Sequence[str] = TOKENIZERS) -> Path:
+    """
+    The file that the tokenizer of a checkpoint is read from, one of those `known`.
+
+    Raises:
+        ExportError: If it has none.
+    """
+    return _first_of(checkpoint, known, "give a whole checkpoint folder")
+
+
+def _first_of(checkpoint: Path, names: Sequence[str], instead: str) -> Path:
+    for name in names:
         if (checkpoint / name).is_file():
             return checkpoint / name
-    raise ExportError(f"{checkpoint} holds no {' or '.join(WEIGHTS)}: give a checkpoint with its weights in one file")
+    raise ExportError(f"{checkpoint} holds no {' or '.join(names)}: {instead}")
 
 
 def load_weights(
@@ -68,9 +83,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         ExportError: If it has none, or a damaged one.
     """
-    path = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
-    if path is None:
-        raise ExportError(f"{folder} holds no {' or '.join(TOKENIZERS)}: give a whole checkpoint folder")
+    path = tokenizer_file(folder)
     try:
         if path.suffix == ".json":
             return Tokenizer.from_file(str(path))

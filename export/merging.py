@@ -2,7 +2,7 @@
 Bipartite merging of token states (BTR section 3.3, after ToMe), traceable into ONNX; twin of `app.merging`.
 
 Tokens at even places propose their nearest neighbour by cosine among those at odd places, and the closest
-floor(ratio n) of them merge with it, n being a row's true length: at most every second token, so a ratio is 0..0.5.
+floor(ratio n) of them merge with it, n being a row's true length: at most every second token, whatever the ratio.
 A merged token is the mean of all tokens it stands for, keeps the place and position of the odd one, and counts in
 attention as often as it stands for tokens. Padding (size 0) stands at the end of a row, and is neither merged nor
 counted. Order is kept.

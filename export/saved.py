@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-from export.checkpoint import weights_file
+from export.checkpoint import tokenizer_file, weights_file
 from export.full import FullReader
 from export.hub import TOKENIZERS
 from export.reader import SplitConfig, SplitReader, load_bert
@@ -133,5 +133,4 @@ def check_files(checkpoint: Path) -> None:
     """
     known = TOKENIZERS if model_type(checkpoint) == "t5" else TOKENIZERS[:1]
     weights_file(checkpoint)
-    if not any((checkpoint / name).is_file() for name in known):
-        raise ExportError(f"{checkpoint} holds no {' or '.join(known)}: give a whole checkpoint folder")
+    tokenizer_file(checkpoint, known)

@@ -133,7 +133,7 @@ class T5Upper(nn.Module):
         else:
             if not torch.jit.is_tracing():
                 assert bool(q_mask.all()), "a question is padded, and nothing could be merged behind it"
-            share = (1 - (1 - ratio) ** len(self.layers)).clamp(max=0.5)
+            share = 1 - (1 - ratio) ** len(self.layers)
             states, size, position = merge_passage(states, size, position, q, share)
             bias = bias_of_merged(distances, position, size, share)
         for layer in self.layers:

@@ -59,6 +59,7 @@ def test_a_document_is_its_headings_paragraphs_and_tables() -> None:
         docx("", prologue="<broken"),
         docx("</w:body>"),
     ],
+    ids=["empty", "no zip", "cut off", "no end", "broken prologue", "wrong end"],
 )
 def test_a_broken_document_is_refused(data: bytes) -> None:
     with pytest.raises(DocumentError, match="is no Word document that can be read"):
