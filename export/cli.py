@@ -210,18 +210,23 @@ def unpack(bundle: Path, checkpoint: str, out: Path) -> None:
     )
 
 
+def _need_extra() -> None:
+    try:
+        import optimum.exporters.onnx  # noqa: F401
+        import sentencepiece  # noqa: F401
+        import torch  # noqa: F401
+        from transformers.utils import logging
+    except ModuleNotFoundError as error:
+        raise ExportError(f"{error.name} is not installed: pip install 'btr-assistant[export]'") from error
+    logging.set_verbosity_error()  # what it warns of is checked here, and said in one sentence
+    logging.disable_progress_bar()
+
+
 def main() -> None:
     """The `btr-export` command: errors a person can act on become one sentence and an exit code."""
     try:
-        try:
-            import optimum.exporters.onnx  # noqa: F401
-            import sentencepiece  # noqa: F401
-            import torch  # noqa: F401
-            from transformers.utils import logging
-        except ModuleNotFoundError as error:
-            missing = f"{error.name} is not installed: pip install 'btr-assistant[export]'"
-            raise ExportError(missing) from error
-        logging.set_verbosity_error()  # what it warns of is checked here, and said in one sentence
+        if not {"-h", "--help"}.intersection(sys.argv):
+            _need_extra()
         sys.exit(cli.main(standalone_mode=False) or 0)
     except BtrError as error:
         click.echo(f"btr-export: {error}", err=True)

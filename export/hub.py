@@ -7,6 +7,8 @@ a folder that exists. What was fetched once comes from the hub's own cache where
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -20,9 +22,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from store.errors import ExportError
 
-WEIGHTS, TOKENIZERS = ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "spiece.model")
+INDEX = ".index.json"
+"""What the name of an index ends with: of large weights, it names the files that they are parted into."""
+WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+TOKENIZERS = ("tokenizer.json", "spiece.model")
 FILES = (("config.json",), WEIGHTS, TOKENIZERS)
-"""All that is read of a checkpoint: of each kind the first that it has."""
+"""All that is read of a checkpoint: of each kind the first that it has, and the parts that it names."""
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """What may stand beside a `spiece.model`: other sentinels, more tokens."""
 
@@ -63,7 +68,7 @@ def fetch(name: str) -> Path:
     for names in FILES:
         if not any((fetched / file).is_file() for file in names):
             raise ExportError(
-                f"{name} has no {' or '.join(names)} on the Hugging Face hub, or in its cache here if that cannot be "
+                f"{name} has no {either(names)} on the Hugging Face hub, or in its cache here if that cannot be "
                 "reached: give a checkpoint that has it"
             )
     return fetched
@@ -74,6 +79,28 @@ def name_of(folder: Path) -> str:
     folder = folder.resolve()
     cached = folder.parents[1].name if folder.parent.name == "snapshots" else ""
     return cached.removeprefix("models--").replace("--", "/") if cached.startswith("models--") else folder.name
+
+
+def either(names: Sequence[str]) -> str:
+    """Files in words, one of which is enough."""
+    return " or ".join(name for name in names if not name.endswith(INDEX))
+
+
+def parts(index: Path) -> list[str]:
+    """
+    The names of the files beside an index that hold a model's weights.
+
+    Raises:
+        ExportError: If it is damaged, or leads elsewhere.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        beside = [name for name in names if Path(name).name == name and name.endswith((".safetensors", ".bin"))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{index} is damaged, or no index of weights: give a whole checkpoint folder") from error
+    if not names or beside != names:
+        raise ExportError(f"{index} names no files of weights beside it: give a whole checkpoint folder")
+    return names
 
 
 def _may_be_repository(name: str) -> bool:
@@ -88,10 +115,16 @@ def _may_be_repository(name: str) -> bool:
 
 
 def _download(name: str) -> Path:
-    """The folder of a repository with the first file of each kind, and where it has none with the second."""
+    """The folder of a repository with the first file of each kind that it has, and what belongs to that."""
     wanted = [names[0] for names in FILES]
     folder = Path(snapshot_download(name, allow_patterns=wanted))
-    others = [file for names in FILES if not (folder / names[0]).is_file() for file in names[1:]]
-    if TOKENIZERS[1] in others:
-        others += BESIDE
-    return Path(snapshot_download(name, allow_patterns=[*wanted, *others])) if others else folder
+    for names in FILES:
+        for file in names[1:]:
+            if any((folder / other).is_file() for other in names):
+                break
+            wanted += [file, *BESIDE] if file == TOKENIZERS[1] else [file]
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+            if file.endswith(INDEX) and (folder / file).is_file():
+                wanted += parts(folder / file)
+                folder = Path(snapshot_download(name, allow_patterns=wanted))
+    return folder

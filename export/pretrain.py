@@ -31,7 +31,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from tqdm import tqdm
 from transformers import BertModel, T5Config, T5ForConditionalGeneration
 
-from export.checkpoint import weights_file
+from export.checkpoint import weights_hash
 from export.data import load_tokenizer, pad, read_texts
 from export.full import gather
 from export.graft import counterparts, grafted_t5, grafted_tokenizer
@@ -296,7 +296,7 @@ def pretrain(
         bert, its_first = load_bert(like), load_tokenizer(like).token_to_id("[CLS]")
         if recipe.window + 2 > bert.config.max_position_embeddings:
             raise ExportError(f"{like} reads {bert.config.max_position_embeddings - 2} tokens: give a smaller --window")
-        inputs["like"] = file_hash(weights_file(like))
+        inputs["like"] = weights_hash(like)
     _begin(out, {**inputs, "vocabulary": recipe.shape.vocabulary})
     tokenizer = _tokenizer(files, out / "tokenizer.json", recipe.shape.vocabulary, like)
     tokens = _tokens(files, tokenizer, out / "tokens.npy")

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_model, save_model
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
-from export.checkpoint import tokenizer_file, weights_file
+from export.checkpoint import tokenizer_file, weights_files
 from export.full import FullReader
 from export.hub import TOKENIZERS
 from export.reader import SplitConfig, SplitReader, load_bert
@@ -132,5 +132,5 @@ def check_files(checkpoint: Path) -> None:
         ExportError: If a file is missing.
     """
     known = TOKENIZERS if model_type(checkpoint) == "t5" else TOKENIZERS[:1]
-    weights_file(checkpoint)
+    weights_files(checkpoint)
     tokenizer_file(checkpoint, known)

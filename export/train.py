@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers import BertModel, T5ForConditionalGeneration
 
-from export.checkpoint import weights_file
+from export.checkpoint import weights_hash
 from export.data import Passage, answerable, load_passages, load_tokenizer
 from export.full import FullReader, whole
 from export.hub import name_of
@@ -176,7 +176,7 @@ def train(
     dev_set = dev_set[:: max(1, len(dev_set) // dev_passages)][:dev_passages]
     inputs = {
         "checkpoint": name_of(checkpoint),
-        "sha256": file_hash(weights_file(checkpoint)),
+        "sha256": weights_hash(checkpoint),
         "data": {path.name: file_hash(path) for path in files},
     }
     if start_full is not None:

@@ -20,11 +20,11 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from export.binarizer import NeighbourBinarizer
-from export.checkpoint import weights_file
+from export.checkpoint import weights_hash
 from export.reader import SplitReader, load_bert
 from export.recipe import make_recipe
 from export.saved import check_files, save_reader
-from store.bundle import LOWER, MANIFEST, SPAN, TOKENIZER, UPPER, Manifest, file_hash, read_manifest, verify
+from store.bundle import LOWER, MANIFEST, SPAN, TOKENIZER, UPPER, Manifest, read_manifest, verify
 from store.errors import ExportError
 
 _PREFIX = "reader."
@@ -101,7 +101,7 @@ def unpack(bundle: Path, checkpoint: Path, out: Path) -> Manifest:
     if manifest.reader != "extractive":
         raise ExportError(f"{bundle} holds a {manifest.reader} reader: only an extractive one can be unpacked")
     trained = manifest.provenance
-    if trained.get("checkpoint_sha256") != file_hash(weights_file(checkpoint)):
+    if trained.get("checkpoint_sha256") != weights_hash(checkpoint):
         raise ExportError(
             f"{bundle} was not made from {checkpoint}: give {trained.get('checkpoint', 'its checkpoint')}"
         )

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from transformers import T5TokenizerFast
 
 from export.bundle import make_bundle
+from export.checkpoint import weights_files, weights_hash
 from export.cli import main
 from export.data import load_tokenizer
 from export.reader import load_bert
@@ -56,6 +57,29 @@ def written(tokenizer: Tokenizer) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(tokenizer.to_str())
     made["model"]["vocab"] = [(piece, round(score, 9)) for piece, score in made["model"]["vocab"]]
     return made
+
+
+Refusal = Callable[[Path], str]
+"""A checkpoint -> the one sentence that `btr-export train` says of it."""
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Sees that it says no more, and writes nothing."""
+
+    def call(own: Path) -> str:
+        data, run = own / "train.jsonl", tmp_path / "run"
+        arguments = ["train", own, run, "--train", data, "--validation", data]
+        monkeypatch.setattr(sys, "argv", ["btr-export", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr().err
+        assert (exit_.value.code, said.count("\n")) == (4, 1), said
+        assert not run.exists()
+        return said.removeprefix(f"btr-export: {own}")
+
+    return call
 
 
 def test_a_spiece_model_gives_the_ids_of_sentencepiece(folder: Path) -> None:
@@ -104,6 +128,53 @@ def test_where_both_are_the_safetensors_are_read(own: Path) -> None:
     assert torch.equal(load_t5(own).shared.weight, weights.shared.weight)
 
 
+def parted(own: Path, safe: bool) -> Path:
+    """The same checkpoint as the hub has large ones; its index."""
+    load_t5(own).save_pretrained(own, safe_serialization=safe, max_shard_size="20KB")
+    (own / "pytorch_model.bin").unlink()
+    return own / ("model.safetensors.index.json" if safe else "pytorch_model.bin.index.json")
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickles"])
+def test_weights_in_parts_are_the_same(folder: Path, own: Path, safe: bool) -> None:
+    index = parted(own, safe)
+    files = weights_files(own)
+    assert files[0] == index and len(files) > 3
+    read = load_t5(own).state_dict()
+    assert all(torch.equal(read[name], value) for name, value in load_t5(folder).state_dict().items())
+    before = weights_hash(own)
+    files[-1].write_bytes(files[-1].read_bytes() + b" ")
+    assert before != weights_hash(own)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickles"])
+def test_a_missing_or_damaged_part_is_one_sentence(own: Path, refusal: Refusal, safe: bool) -> None:
+    index = parted(own, safe)
+    part = weights_files(own)[2]
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    assert refusal(own).startswith(f"/{index.name} or one of its parts is damaged, or not of the model that config")
+    part.unlink()
+    assert refusal(own) == f" lacks {part.name}, a part of its weights: give a whole checkpoint folder\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{", " is damaged, or no index of weights: give a whole checkpoint folder"),
+        ("[]", " is damaged, or no index of weights: give a whole checkpoint folder"),
+        ('{"weight_map": {"shared.weight": 3}}', " is damaged, or no index of weights: give a whole checkpoint folder"),
+        ('{"weight_map": {}}', " names no files of weights beside it: give a whole checkpoint folder"),
+        ('{"weight_map": {"shared.weight": "../a.bin"}}', " names no files of weights beside it: give a whole"),
+        ('{"weight_map": {"shared.weight": "config.json"}}', " names no files of weights beside it: give a whole"),
+    ],
+)
+def test_an_index_that_is_none_is_one_sentence(own: Path, refusal: Refusal, written: str, said: str) -> None:
+    index = parted(own, True)
+    index.write_text(written)
+    assert refusal(own).startswith(f"/{index.name}{said}")
+
+
 def test_a_bert_whose_weights_are_a_pickle_without_a_pooler_is_read(tmp_path: Path) -> None:
     made = checkpoint(tmp_path / "bert")
     pickle_weights(made)
@@ -135,29 +206,6 @@ class Code:
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, (str(self.made),)
-
-
-Refusal = Callable[[Path], str]
-"""A checkpoint -> the one sentence that `btr-export train` says of it."""
-
-
-@pytest.fixture
-def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
-    """Sees that it says no more, and writes nothing."""
-
-    def call(own: Path) -> str:
-        data, run = own / "train.jsonl", tmp_path / "run"
-        arguments = ["train", own, run, "--train", data, "--validation", data]
-        monkeypatch.setattr(sys, "argv", ["btr-export", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr().err
-        assert (exit_.value.code, said.count("\n")) == (4, 1), said
-        assert not run.exists()
-        return said.removeprefix(f"btr-export: {own}")
-
-    return call
 
 
 @pytest.mark.parametrize("kind", ["code", "zipped code", "module", "list", "keys", "nested", "values", "shape"])
@@ -211,10 +259,7 @@ def test_the_weights_of_an_encoder_alone_are_no_t5(own: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (
-            "pytorch_model.bin",
-            " holds no model.safetensors or pytorch_model.bin: give a checkpoint with its weights in",
-        ),
+        ("pytorch_model.bin", " holds no model.safetensors or pytorch_model.bin: give a whole checkpoint folder"),
         ("spiece.model", " holds no tokenizer.json or spiece.model: give a whole checkpoint folder"),
     ],
 )

@@ -189,6 +189,20 @@ def test_of_older_checkpoints_the_files_in_their_place_are_fetched(
     assert python(FETCH, "someone/tiny-t5", **here, HF_HUB_OFFLINE="1").stdout == done.stdout
 
 
+def test_of_weights_in_parts_those_that_the_index_names_are_fetched(tmp_path: Path, hub: Hub) -> None:
+    index = json.dumps({"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}})
+    wanted = {"config.json", "spiece.model", "model.safetensors.index.json"}
+    wanted |= {"model-1-of-2.safetensors", "model-2-of-2.safetensors"}
+    others = {"pytorch_model.bin.index.json", "pytorch_model-1-of-2.bin", "model-1-of-3.safetensors", "tf_model.h5"}
+    hub.files = {name: name.encode() for name in wanted | others} | {"model.safetensors.index.json": index.encode()}
+    here = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
+    done = python(FETCH, "someone/tiny-t5", **here)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in Path(done.stdout.strip()).iterdir()} == wanted
+    assert {path.rpartition("/")[2] for path in hub.asked} == {"main", *wanted}
+    assert python(FETCH, "someone/tiny-t5", **here, HF_HUB_OFFLINE="1").stdout == done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
