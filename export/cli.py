@@ -126,6 +126,13 @@ def questions(out: Path, files: tuple[Path, ...], count: int, seed: int) -> None
     type=click.FloatRange(0, 1),
     help="Share of the windows that lose what stands in them a second time.",
 )
+@click.option(
+    "--copying",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Weight of a loss by which the decoder looks at the tokens that it writes.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 def pretrain(
     out: Path,
@@ -141,6 +148,7 @@ def pretrain(
     lr: float,
     encoder_lr: float | None,
     recurring: float,
+    copying: float,
     device: str,
 ) -> None:
     """Train a T5 from text alone into the checkpoint folder OUT, for `btr-export train`; go on if OUT was stopped.
@@ -154,7 +162,7 @@ def pretrain(
 
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
     shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or (3 if like else layers))
-    recipe = Pretraining(shape, steps, lr, encoder_lr, batch, window, recurring)
+    recipe = Pretraining(shape, steps, lr, encoder_lr, batch, window, recurring, copying)
     start = fetch(like) if like else None
     with alone_in(out):
         click.echo(f"{out}: {run(files, out, recipe, device, start)}")

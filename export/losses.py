@@ -1,7 +1,7 @@
 """
 What the three steps minimise: the task, the teacher's states and logits, the recovery of a passage's states.
 
-All take a batch's `Reading`s, so each can be tested on numbers small enough to do by hand.
+All take a batch's `Reading`s or `Generation`s, so each can be tested on numbers small enough to do by hand.
 """
 
 from __future__ import annotations
@@ -51,6 +51,23 @@ def span_loss(batch: Batch, start: Tensor, end: Tensor) -> Tensor:
         right = torch.where(answered, logits.float()[gold, at], 0.0)
         total = total + (torch.logsumexp(table, dim=1) - right).mean()
     return total / 2
+
+
+def copying_loss(generation: Generation) -> Tensor:
+    """
+    Negative log of the attention that writing a token pays to the tokens read that are the same one, over all heads.
+
+    Mean over the answers' tokens that stand in what is read. Where to look is the larger half of what a reader has to
+    learn, and the words of an answer alone say little of it; the idea is that of supervised attention in translation.
+    """
+    return attention_to_same(generation.looked, generation.read_ids, generation.answers)
+
+
+def attention_to_same(looked: Tensor, ids: Tensor, written: Tensor) -> Tensor:
+    """`copying_loss` of attention (B, a, T) from tokens written (B, a) to tokens read (B, T), both padded with 0."""
+    same = (written[:, :, None] == ids[:, None]) & (written != 0)[:, :, None]
+    paid = (looked.float() * same).sum(-1)[same.any(-1)]
+    return -paid.clamp(min=1e-6).log().sum() / max(1, len(paid))
 
 
 def token_distillation(

@@ -35,6 +35,7 @@ from export.checkpoint import weights_hash
 from export.data import load_tokenizer, pad, read_texts
 from export.full import gather
 from export.graft import counterparts, grafted_t5, grafted_tokenizer
+from export.losses import attention_to_same
 from export.reader import load_bert
 from export.recipe import DataConfig, StepConfig
 from export.saved import check_files
@@ -89,6 +90,8 @@ class Pretraining:
     """Tokens before corruption."""
     recurring: float = 0.0
     """Share of the windows that lose spans which stand in them a second time."""
+    copying: float = 0.0
+    """Weight of the copying loss (`export.losses`)."""
     data: DataConfig = field(default_factory=DataConfig)
 
     def step(self, name: str) -> StepConfig:
@@ -156,15 +159,20 @@ class Pretrainer(Trainer):
     def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
         t5, mask, written = self.reader.t5, (batch.ids != 0).long(), batch.targets != 0
         read = t5.encoder(input_ids=batch.ids, attention_mask=mask, output_hidden_states=self.bert is not None)
-        states = t5.decoder(
+        wrote = t5.decoder(
             input_ids=t5._shift_right(batch.targets),
             encoder_hidden_states=read.last_hidden_state,
             encoder_attention_mask=mask,
             use_cache=False,
-        ).last_hidden_state[written]  # the vocabulary is large, half of the places are padding
+            output_attentions=True,
+        )
+        states = wrote.last_hidden_state[written]  # the vocabulary is large, half of the places are padding
         if t5.config.tie_word_embeddings:
             states = states * t5.model_dim**-0.5
         losses = {"corruption": cross_entropy(t5.lm_head(states).float(), batch.targets[written])}
+        if self.recipe.copying:
+            looked = wrote.cross_attentions[-1].mean(1)
+            losses["copying"] = self.recipe.copying * attention_to_same(looked, batch.ids, batch.targets)
         if self.bert is not None:
             losses["states"] = _STATES * self._apart(batch, read.hidden_states[1:])
         return losses

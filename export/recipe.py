@@ -60,9 +60,10 @@ _TASK_ONLY = (
     "short",
     "average",
     "rounded",
+    "copying",
 )
-"""The settings that the full step heeds: its only loss is the task's."""
-_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False), ("others", 1), ("exact", 0.0))
+"""The settings that the full step heeds: its only losses are the task's and copying."""
+_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False), ("others", 1), ("exact", 0.0), ("copying", 0.0))
 """Settings that came later, as they were before: the records of older runs lack them."""
 
 
@@ -101,6 +102,8 @@ class StepConfig:
     """Share of the passages whose common words are restored without their bits, as in a compacted store."""
     exact: float = 0.0
     """Share of the steps that read the passages' own states, not those restored: what a second look reads."""
+    copying: float = 0.0
+    """Weight of a generative reader's copying loss: its decoder is to look at the tokens that it writes."""
     early: float = 0.5
     """Weight of the early span head's task loss."""
     sentences: float = 1.0

@@ -25,7 +25,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from export.data import Batch, Passage, batches
 from export.full import FullReader, gather
 from export.graphs import OutlierLinear
-from export.losses import early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
+from export.losses import copying_loss, early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
 from export.reader import Reading, SplitReader
 from export.recipe import Recipe, StepConfig
 from export.retrieval import SentenceTeacher
@@ -297,13 +297,14 @@ class Trainer:
         """The step's losses by name, each times its weight."""
         config = self.config
         if isinstance(self.reader, FullReader | FullT5):
-            return {"task": task_loss(batch, read_full(self.reader, batch))}
+            read = read_full(self.reader, batch)
+            return {"task": task_loss(batch, read), **self._copying(read)}
         self.reader.binarizer.anneal(self.step)
         exact = int((self.step + 1) * config.exact) - int(self.step * config.exact)
         reading, h_p, h_q, bodies, restored = read_split(
             self.reader, batch, self.name == "binarized" and not exact, self._bare(batch, self.step)
         )
-        losses = {"task": task_loss(batch, reading)}
+        losses = {"task": task_loss(batch, reading), **self._copying(reading)}
         if config.early:
             losses["early"] = config.early * early_loss(batch, reading)
         if self.teacher is not None and (config.tokens or config.logits):
@@ -324,6 +325,12 @@ class Trainer:
                 * torch.stack([self.sentences.loss(self.reader.retrieval(h, ids != 0), ids) for h, ids in pairs]).sum()
             )
         return losses
+
+    def _copying(self, reading: Reading | Generation) -> dict[str, Tensor]:
+        if not self.config.copying:
+            return {}
+        assert isinstance(reading, Generation)
+        return {"copying": self.config.copying * copying_loss(reading)}
 
     @torch.no_grad()
     def _taught(self, batch: Batch, teacher: AnyReader) -> Reading | Generation:

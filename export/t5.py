@@ -61,6 +61,10 @@ class Generation:
     """(Q, T) true on tokens."""
     answers: Tensor
     """(Q, a) the batch's."""
+    looked: Tensor
+    """(Q, a, T) attention that each answer token pays, in the decoder's last layer, mean over its heads."""
+    read_ids: Tensor
+    """(Q, T) the tokens that the decoder read, padded with 0."""
     attention: Tensor | None = None
     """(N, n) attention that the question pays to each token, where it was asked for."""
 
@@ -154,12 +158,18 @@ class Decoding(nn.Module):
 
     def read(self, encoded: Tensor, mask: Tensor, answer_ids: Tensor) -> Tensor:
         """States (Q, T, d), mask (Q, T), answers (Q, a) -> logits (Q, a, V), each token's after those before it."""
-        return self.t5(
+        return self.write(encoded, mask, answer_ids)[0]
+
+    def write(self, encoded: Tensor, mask: Tensor, answer_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the last layer's attention (Q, a, T) to what is read, mean over the heads."""
+        written = self.t5(
             encoder_outputs=BaseModelOutput(encoded),
             attention_mask=mask.long(),
             decoder_input_ids=self.t5._shift_right(answer_ids),
             use_cache=False,
-        ).logits
+            output_attentions=True,
+        )
+        return written.logits, written.cross_attentions[-1].mean(1)
 
     @torch.no_grad()
     def generate(self, encoded: Tensor, mask: Tensor, beams: int = 1) -> Tensor:
@@ -189,8 +199,9 @@ class FullT5(Decoding):
         mask = ids != 0
         states, weights = self.encode(ids)
         encoded, whole = fuse(states, mask, batch)
-        logits = self.read(encoded, whole, batch.answer_ids)
-        generation = Generation(logits, gather(states, body), encoded, whole, batch.answer_ids)
+        logits, looked = self.write(encoded, whole, batch.answer_ids)
+        read = side_by_side(ids, batch)
+        generation = Generation(logits, gather(states, body), encoded, whole, batch.answer_ids, looked, read)
         if attention:
             asked = (mask & (segment == 0)).to(weights.dtype)[:, :, None]
             paid = (weights.mean(1) * asked).sum(1) / asked.sum(1)
@@ -246,17 +257,21 @@ class SplitT5(PassageEncoder, Decoding):
         q_mask, p_mask = batch.question_ids[at] != 0, batch.body_mask[of]
         states, size = self.upper(h_q[at], q_mask, p[of], p_mask)
         encoded, whole = fuse(states, size > 0, batch)
-        logits = self.read(encoded, whole, batch.answer_ids)
-        return Generation(logits, states[:, h_q.shape[1] :], encoded, whole, batch.answer_ids)
+        logits, looked = self.write(encoded, whole, batch.answer_ids)
+        read = side_by_side(torch.cat([batch.question_ids[at], batch.body_ids[of]], dim=1), batch)
+        return Generation(logits, states[:, h_q.shape[1] :], encoded, whole, batch.answer_ids, looked, read)
 
 
 def fuse(states: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """States (N, L, d), masks (N, L) of the pairs -> those of a question's passages side by side (Q, S L, ...)."""
+    return side_by_side(states, batch), side_by_side(mask, batch)
+
+
+def side_by_side(each: Tensor, batch: Batch) -> Tensor:
+    """What the pairs' tokens have (N, L, ...) -> that of a question's passages, one after another (Q, S L, ...)."""
     questions, slots = len(batch.question_ids), int(batch.slot.max()) + 1
-    at = (batch.pair_question, batch.slot)
-    encoded = states.new_zeros(questions, slots, *states.shape[1:]).index_put(at, states)
-    whole = mask.new_zeros(questions, slots, mask.shape[1]).index_put(at, mask)
-    return encoded.flatten(1, 2), whole.flatten(1)
+    put = each.new_zeros(questions, slots, *each.shape[1:]).index_put((batch.pair_question, batch.slot), each)
+    return put.flatten(1, 2)
 
 
 def load_t5(checkpoint: Path) -> T5ForConditionalGeneration:

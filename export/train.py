@@ -159,6 +159,9 @@ def train(
         )
     if isinstance(model, BertModel):
         check_split(model.config, recipe.split)
+        for step in STEPS:
+            if recipe.step(step).copying:
+                raise ExportError(f"[{step}] copying is a loss of the generative reader: leave it 0 for a BERT")
     else:
         _check_generative(model, recipe)
     out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from export.data import Batch
-from export.losses import early_loss, logit_distillation, recovery_loss, task_loss, token_distillation
+from export.losses import (
+    attention_to_same,
+    early_loss,
+    logit_distillation,
+    recovery_loss,
+    task_loss,
+    token_distillation,
+)
 from export.reader import MASKED, Reading
 
 
@@ -70,6 +77,15 @@ def test_logit_distillation_is_zero_on_equal_logits_and_the_divergence_otherwise
     q = torch.softmax(torch.tensor([0.0, 1.0, -2.0]) / 2, 0)
     expected = 4 * sum(float(a) * math.log(float(a) / float(b)) for a, b in zip(p, q, strict=True))
     assert logit_distillation(reading(ours), reading(theirs), 2.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_copying_counts_attention_to_the_tokens_that_are_written() -> None:
+    """The first one stands once in what is read, the second twice, the third nowhere; the fourth is padding."""
+    looked = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]]])
+    ids, written = torch.tensor([[7, 8, 8, 0]]), torch.tensor([[7, 8, 9, 0]])
+    expected = torch.tensor(-(math.log(0.1) + math.log(0.5)) / 2)
+    assert torch.isclose(attention_to_same(looked, ids, written), expected)
+    assert attention_to_same(looked, torch.tensor([[5, 5, 5, 0]]), written) == 0
 
 
 def test_recovery_is_the_mean_squared_error_over_body_tokens() -> None:

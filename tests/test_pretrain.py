@@ -13,6 +13,7 @@ import torch
 
 from export.data import load_tokenizer
 from export.graft import counterparts, grafted_t5, grafted_tokenizer
+from export.losses import attention_to_same
 from export.pretrain import SENTINELS as SENTINEL_TOKENS
 from export.pretrain import (
     Pretrainer,
@@ -128,6 +129,13 @@ def test_the_loss_is_that_of_the_whole_model(tmp_path: Path) -> None:
             labels=batch.targets.masked_fill(batch.targets == 0, -100),
         ).loss
         assert torch.allclose(trainer._losses(batch)["corruption"], expected, atol=1e-5)
+        trainer.recipe = replace(RECIPE, copying=2.0)
+        mask = (batch.ids != 0).long()
+        read = t5(input_ids=batch.ids, attention_mask=mask, labels=batch.targets, output_attentions=True)
+        looked = read.cross_attentions[-1].mean(1)
+        assert torch.allclose(
+            trainer._losses(batch)["copying"], 2 * attention_to_same(looked, batch.ids, batch.targets), atol=1e-4
+        )
 
 
 def test_the_decoder_has_its_own_learning_rate(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from export.data import Batch, Passage, batches, load_passages, load_tokenizer
-from export.losses import logit_distillation, recovery_loss, task_loss
+from export.losses import copying_loss, logit_distillation, recovery_loss, task_loss
 from export.saved import load_full, load_reader
 from export.step import Trainer, evaluate, read_split
 from export.t5 import FullT5, Generation, SplitT5, load_t5
 from export.train import train
 from store.errors import ExportError
 from tests.test_t5 import one_batch
-from tests.tiny import T5_RECIPE, questions, t5_checkpoint
+from tests.tiny import RECIPE, T5_RECIPE, checkpoint, questions, t5_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def whole_run(folder: Path) -> Path:
 
 def generation(logits: torch.Tensor, answers: torch.Tensor) -> Generation:
     nothing = torch.zeros(1, 1, 1)
-    return Generation(logits, nothing, nothing, nothing, answers)
+    return Generation(logits, nothing, nothing, nothing, answers, nothing, nothing)
 
 
 def test_the_task_loss_is_that_of_transformers(folder: Path) -> None:
@@ -43,6 +43,28 @@ def test_the_task_loss_is_that_of_transformers(folder: Path) -> None:
     labels = batch.answer_ids.masked_fill(batch.answer_ids == 0, -100)
     expected = reader.t5(encoder_outputs=(made.encoded,), attention_mask=made.mask.long(), labels=labels).loss
     assert torch.isclose(task_loss(batch, made), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_it_learns_to_look_at_what_it_writes(folder: Path, split: bool) -> None:
+    t5 = load_t5(folder)
+    reader = (SplitT5(t5, T5_RECIPE.split) if split else FullT5(t5)).eval()
+    batch = one_batch(folder, second=1.0)
+
+    def read() -> Generation:
+        return read_split(reader, batch, False)[0] if isinstance(reader, SplitT5) else reader.read_batch(batch)
+
+    made = read()
+    assert torch.equal(made.read_ids != 0, made.mask)
+    ids = batch.answer_ids.masked_fill(batch.answer_ids == 0, -100)
+    whole = t5(encoder_outputs=(made.encoded,), attention_mask=made.mask.long(), labels=ids, output_attentions=True)
+    assert torch.allclose(made.looked, whole.cross_attentions[-1].mean(1), atol=1e-6)
+    optimizer, before = torch.optim.Adam(reader.parameters(), 1e-2), copying_loss(made).item()
+    for _ in range(10):
+        optimizer.zero_grad()
+        copying_loss(read()).backward()
+        optimizer.step()
+    assert copying_loss(read()).item() < 0.7 * before
 
 
 def test_logit_distillation_looks_at_answer_tokens_alone() -> None:
@@ -107,6 +129,9 @@ def test_a_loss_of_the_other_reader_is_refused(folder: Path, tmp_path: Path) -> 
     data = [folder / "train.jsonl"]
     with pytest.raises(ExportError, match=r"\[full\] early is a loss of the extractive reader"):
         train(folder, data, data, tmp_path / "run", recipe)
+    recipe = replace(RECIPE, binarized=replace(RECIPE.binarized, copying=1.0))
+    with pytest.raises(ExportError, match=r"\[binarized\] copying is a loss of the generative reader"):
+        train(checkpoint(tmp_path / "bert"), data, data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
 
 
