@@ -56,6 +56,8 @@ _STATES = 4.0
 """Weight of BERT's states beside span corruption."""
 _FREE = 2
 """Top layers of the BERT whose states are not held to: those hide which token they are of."""
+_SEEN = 32
+"""Windows on which it is seen how a BERT attends by distance."""
 _HELD_OUT = 64
 """Windows that the loss is measured on; no other one reaches into them."""
 
@@ -131,7 +133,7 @@ class Pretrainer(Trainer):
     """The id of its [CLS]."""
 
     def _has_head_rate(self, name: str) -> bool:
-        return name.startswith("t5.decoder.")
+        return name.startswith("t5.decoder.") or "relative_attention_bias" in name
 
     def _batches(self, train: np.ndarray) -> Iterator[Corrupted]:
         recipe = self.recipe
@@ -315,7 +317,9 @@ def pretrain(
     ids = torch.zeros(0, dtype=torch.long)
     if like is not None and bert is not None:
         ids = counterparts(tokenizer, like)
-        t5 = grafted_t5(bert, ids, recipe.shape.layers, recipe.shape.decoder_layers)
+        text = torch.from_numpy(tokens[held_out:][: _SEEN * recipe.window].astype(np.int64))
+        text = text[: len(text) // recipe.window * recipe.window].view(-1, recipe.window)
+        t5 = grafted_t5(bert, ids, recipe.shape.layers, recipe.shape.decoder_layers, text)
     else:
         t5 = T5ForConditionalGeneration(_config(recipe.shape, tokenizer.get_vocab_size()))
     reader = FullT5(without_dropout(t5))
