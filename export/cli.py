@@ -133,6 +133,13 @@ def questions(out: Path, files: tuple[Path, ...], count: int, seed: int) -> None
     type=click.FloatRange(0),
     help="Weight of a loss by which the decoder looks at the tokens that it writes.",
 )
+@click.option(
+    "--imitating",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="First steps that learn the states of --like alone.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 def pretrain(
     out: Path,
@@ -149,6 +156,7 @@ def pretrain(
     encoder_lr: float | None,
     recurring: float,
     copying: float,
+    imitating: int,
     device: str,
 ) -> None:
     """Train a T5 from text alone into the checkpoint folder OUT, for `btr-export train`; go on if OUT was stopped.
@@ -162,7 +170,7 @@ def pretrain(
 
     heads = max(2, hidden // 64 - 2) if hidden >= 384 else 4
     shape = Shape(vocabulary, hidden, 2 * hidden, heads, layers, decoder_layers or (3 if like else layers))
-    recipe = Pretraining(shape, steps, lr, encoder_lr, batch, window, recurring, copying)
+    recipe = Pretraining(shape, steps, lr, encoder_lr, batch, window, recurring, copying, imitating)
     start = fetch(like) if like else None
     with alone_in(out):
         click.echo(f"{out}: {run(files, out, recipe, device, start)}")

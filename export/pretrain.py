@@ -94,6 +94,8 @@ class Pretraining:
     """Share of the windows that lose spans which stand in them a second time."""
     copying: float = 0.0
     """Weight of the copying loss (`export.losses`)."""
+    imitating: int = 0
+    """So many steps, the first ones, learn a BERT's states alone: each takes half the time, and nothing disturbs it."""
     data: DataConfig = field(default_factory=DataConfig)
 
     def step(self, name: str) -> StepConfig:
@@ -161,6 +163,9 @@ class Pretrainer(Trainer):
     def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
         t5, mask, written = self.reader.t5, (batch.ids != 0).long(), batch.targets != 0
         read = t5.encoder(input_ids=batch.ids, attention_mask=mask, output_hidden_states=self.bert is not None)
+        states_loss = {} if self.bert is None else {"states": _STATES * self._apart(batch, read.hidden_states[1:])}
+        if self.step < self.recipe.imitating:
+            return states_loss
         wrote = t5.decoder(
             input_ids=t5._shift_right(batch.targets),
             encoder_hidden_states=read.last_hidden_state,
@@ -175,9 +180,7 @@ class Pretrainer(Trainer):
         if self.recipe.copying:
             looked = wrote.cross_attentions[-1].mean(1)
             losses["copying"] = self.recipe.copying * attention_to_same(looked, batch.ids, batch.targets)
-        if self.bert is not None:
-            losses["states"] = _STATES * self._apart(batch, read.hidden_states[1:])
-        return losses
+        return losses | states_loss
 
     def _apart(self, batch: Corrupted, layers: Sequence[Tensor]) -> Tensor:
         """1 - cosine between the lower layers' states (B, L, d) and the teacher's, over the tokens that are left."""
@@ -298,6 +301,8 @@ def pretrain(
     inputs: dict[str, Any] = {"data": {str(path.name): file_hash(path) for path in map(_present, files)}}
     if recipe.shape.d_model % 8:
         raise ExportError(f"a hidden size of {recipe.shape.d_model}: need a multiple of 8")
+    if recipe.imitating and like is None:
+        raise ExportError("--imitating is of a BERT's states: give one with --like")
     if like is not None and model_type(like) != "bert":
         raise ExportError(f"{like} is a {model_type(like)} checkpoint, a T5 can only begin as a bert")
     where, bert, its_first = present(device), None, 0

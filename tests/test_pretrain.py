@@ -118,7 +118,7 @@ def test_the_loss_is_that_of_the_whole_model(tmp_path: Path) -> None:
     pretrain(data, tmp_path / "out", replace(RECIPE, steps=1))
     t5 = load_t5(tmp_path / "out").eval()
     trainer = Pretrainer.__new__(Pretrainer)
-    trainer.reader, trainer.recipe = FullT5(t5), RECIPE
+    trainer.reader, trainer.recipe, trainer.step = FullT5(t5), RECIPE, 0
     trainer.device, trainer.sentinels, trainer.common = torch.device("cpu"), list(range(3, 103)), 150
     ids = np.load(tmp_path / "out" / "tokens.npy")[:96].reshape(3, 32).tolist()
     batch = trainer._corrupted(ids, random.Random(0))
@@ -331,6 +331,14 @@ def test_it_learns_from_the_bert(tmp_path: Path) -> None:
     assert after["held_out_corruption_recurring"] < before["held_out_corruption_recurring"]
     t5 = load_t5(tmp_path / "after")
     assert (t5.config.num_layers, t5.config.num_decoder_layers, t5.config.d_model) == (4, 2, 32)
+    first = replace(recipe, steps=2, lr=1e-2, imitating=2)  # no step that the decoder takes part in
+    pretrain(data, tmp_path / "first", first, like=like)
+    begun, imitated = (load_t5(tmp_path / name).state_dict() for name in ("before", "first"))
+    same = {name for name in begun if torch.equal(begun[name], imitated[name])}
+    assert {name for name in begun if name.startswith("decoder.block")} <= same
+    assert "encoder.block.0.layer.0.SelfAttention.q.weight" not in same
+    with pytest.raises(ExportError, match="give one with --like"):
+        pretrain(data, tmp_path / "other", first)
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ExportError, match="gpt2"):
         pretrain(data, tmp_path / "other", recipe, like=like)
