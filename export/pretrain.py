@@ -7,7 +7,8 @@ them a second time (as in Splinter, Ram et al. 2021): what is missing is to be f
 
 Where a BERT checkpoint is at hand, the T5 can begin as one (`export.graft`), and its encoder learns from it: of what is
 left of a window the states of all layers but the top ones, which the decoder copies from, are to point where BERT's do
-on the whole window.
+on the whole window; at first, if it is asked for, nothing else. Where text is little, the decoder can be told where to
+look too (`export.losses.attention_to_same`): to copy is what takes longest to be learnt from words alone.
 
 The folder that comes out is a checkpoint as `btr-export train` takes it. The same command on a stopped run goes on
 where it was.
