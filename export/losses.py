@@ -25,7 +25,7 @@ def task_loss(batch: Batch, reading: Reading | Generation) -> Tensor:
     Logits (N, n) are relative to each passage's null logit, so they add up over passages (shared normalisation).
     """
     if isinstance(reading, Generation):
-        return F.cross_entropy(reading.logits.float().transpose(1, 2), reading.answers, ignore_index=0)
+        return F.cross_entropy(reading.logits.float(), reading.answers[reading.answers != 0])
     return span_loss(batch, reading.start, reading.end)
 
 
@@ -96,8 +96,7 @@ def logit_distillation(student: Reading | Generation, teacher: Reading | Generat
     Of start and end over a pair's tokens and its null; of written answers over the vocabulary at each token.
     """
     if isinstance(student, Generation) and isinstance(teacher, Generation):
-        said = student.answers != 0
-        ours, theirs = (x.logits[said].float() / temperature for x in (student, teacher))
+        ours, theirs = (x.logits.float() / temperature for x in (student, teacher))
         divergence = F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
         return divergence * temperature**2
     assert isinstance(student, Reading) and isinstance(teacher, Reading)

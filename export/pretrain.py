@@ -162,24 +162,14 @@ class Pretrainer(Trainer):
         return spans or random_spans(len(window), len(self.sentinels), rng)
 
     def _losses(self, batch: Corrupted) -> dict[str, Tensor]:
-        t5, mask, written = self.reader.t5, (batch.ids != 0).long(), batch.targets != 0
+        t5, mask = self.reader.t5, (batch.ids != 0).long()
         read = t5.encoder(input_ids=batch.ids, attention_mask=mask, output_hidden_states=self.bert is not None)
         states_loss = {} if self.bert is None else {"states": _STATES * self._apart(batch, read.hidden_states[1:])}
         if self.step < self.recipe.imitating:
             return states_loss
-        wrote = t5.decoder(
-            input_ids=t5._shift_right(batch.targets),
-            encoder_hidden_states=read.last_hidden_state,
-            encoder_attention_mask=mask,
-            use_cache=False,
-            output_attentions=True,
-        )
-        states = wrote.last_hidden_state[written]  # the vocabulary is large, half of the places are padding
-        if t5.config.tie_word_embeddings:
-            states = states * t5.model_dim**-0.5
-        losses = {"corruption": cross_entropy(t5.lm_head(states).float(), batch.targets[written])}
+        logits, looked = self.reader.write(read.last_hidden_state, mask, batch.targets)
+        losses = {"corruption": cross_entropy(logits.float(), batch.targets[batch.targets != 0])}
         if self.recipe.copying:
-            looked = wrote.cross_attentions[-1].mean(1)
             losses["copying"] = self.recipe.copying * attention_to_same(looked, batch.ids, batch.targets)
         return losses | states_loss
 

@@ -52,7 +52,7 @@ class Generation:
     """What a generative reader makes of a batch: Q questions, N question-passage pairs, n body tokens."""
 
     logits: Tensor
-    """(Q, a, V) of each answer token, after those before it."""
+    """(W, V) of each of the answers' W tokens, after those before it."""
     states: Tensor
     """(N, n, d) last encoder states of the bodies."""
     encoded: Tensor
@@ -156,20 +156,24 @@ class Decoding(nn.Module):
         """The checkpoint's configuration."""
         return self.t5.config
 
-    def read(self, encoded: Tensor, mask: Tensor, answer_ids: Tensor) -> Tensor:
-        """States (Q, T, d), mask (Q, T), answers (Q, a) -> logits (Q, a, V), each token's after those before it."""
-        return self.write(encoded, mask, answer_ids)[0]
-
     def write(self, encoded: Tensor, mask: Tensor, answer_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the last layer's attention (Q, a, T) to what is read, mean over the heads."""
-        written = self.t5(
-            encoder_outputs=BaseModelOutput(encoded),
-            attention_mask=mask.long(),
-            decoder_input_ids=self.t5._shift_right(answer_ids),
+        """
+        States (Q, T, d), mask (Q, T), answers (Q, a) -> logits (W, V), attention (Q, a, T) to what is read.
+
+        Logits are of the answers' W tokens, each after those before it: the vocabulary is large, and most places of the
+        shorter answers are padding. Attention is the last layer's, mean over its heads.
+        """
+        read = self.t5.decoder(
+            input_ids=self.t5._shift_right(answer_ids),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask.long(),
             use_cache=False,
             output_attentions=True,
         )
-        return written.logits, written.cross_attentions[-1].mean(1)
+        states = read.last_hidden_state[answer_ids != 0]
+        if self.t5.config.tie_word_embeddings:
+            states = states * self.t5.model_dim**-0.5
+        return self.t5.lm_head(states), read.cross_attentions[-1].mean(1)
 
     @torch.no_grad()
     def generate(self, encoded: Tensor, mask: Tensor, beams: int = 1) -> Tensor:

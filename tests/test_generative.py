@@ -114,7 +114,7 @@ def test_the_graphs_decode_as_torch_does(floats: Bundle, torch_states: tuple[Spl
     with torch.no_grad():
         for one in beams:
             answer = torch.tensor([[*one.ids, 1]])
-            chances = t5_reader.read(states, mask, answer)[0].log_softmax(-1)
+            chances = t5_reader.write(states, mask, answer)[0].log_softmax(-1)
             whole = float(chances[torch.arange(answer.shape[1]), answer[0]].sum())
             assert math.isclose(one.score, whole - float(chances[0, 1]), abs_tol=1e-3)
 
