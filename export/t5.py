@@ -177,11 +177,12 @@ class Decoding(nn.Module):
 
     @torch.no_grad()
     def generate(self, encoded: Tensor, mask: Tensor, beams: int = 1) -> Tensor:
-        """States (Q, T, d), mask (Q, T) -> the likeliest answers (Q, a) by greedy or beam search, without the start."""
+        """States (Q, T, d), mask (Q, T) -> the likeliest written answers (Q, a) by greedy or beam search, no start."""
         return self.t5.generate(
             encoder_outputs=BaseModelOutput(encoded),
             attention_mask=mask.long(),
             max_new_tokens=MAX_ANSWER + 1,
+            min_new_tokens=1,  # of the empty answer only the chance is asked for, as of a span reader's null
             num_beams=beams,
             do_sample=False,
         )[:, 1:]

@@ -67,6 +67,19 @@ def test_it_learns_to_look_at_what_it_writes(folder: Path, split: bool) -> None:
     assert copying_loss(read()).item() < 0.7 * before
 
 
+def test_the_empty_answer_is_never_written(folder: Path) -> None:
+    """As in the app: it is only held against what is."""
+    reader, read, mask = FullT5(load_t5(folder)).eval(), torch.randn(1, 5, 32), torch.ones(1, 5, dtype=torch.bool)
+    empty = torch.tensor([[1]])
+    with torch.no_grad():
+        first = reader.write(read, mask, empty)[0]
+        head = reader.t5.lm_head.weight
+        head[1] = 2 * head[first.argmax()] * first.max().sign()
+        assert reader.write(read, mask, empty)[0].argmax() == 1
+        for beams in (1, 3):
+            assert reader.generate(read, mask, beams)[0, 0] != 1
+
+
 def test_logit_distillation_is_the_mean_divergence_of_the_written_tokens() -> None:
     answers = torch.tensor([[5, 1, 0]])
     ours, theirs = torch.randn(2, 2, 7).unbind(0)
