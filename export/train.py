@@ -157,13 +157,7 @@ def train(
             f"{checkpoint} has a tokenizer of {tokenizer.get_vocab_size():,} tokens and weights of "
             f"{model.config.vocab_size:,}: give a whole checkpoint folder"
         )
-    if isinstance(model, BertModel):
-        check_split(model.config, recipe.split)
-        for step in STEPS:
-            if recipe.step(step).copying:
-                raise ExportError(f"[{step}] copying is a loss of the generative reader: leave it 0 for a BERT")
-    else:
-        _check_generative(model, recipe)
+    _check_family(model, recipe)
     out.mkdir(parents=True, exist_ok=True)
     if start_binarized is not None:
         recipe = _go_on(start_binarized, out, recipe)
@@ -302,14 +296,18 @@ def _check_teachers(recipe: Recipe, has: Collection[str]) -> None:
             raise ExportError(f"[{step}] share is of the full reader's attention: set it to 1 for another teacher")
 
 
-def _check_generative(t5: T5ForConditionalGeneration, recipe: Recipe) -> None:
-    SplitT5(t5, recipe.split)
+def _check_family(model: BertModel | T5ForConditionalGeneration, recipe: Recipe) -> None:
+    """See that the model can be split so, and that no step has a setting that only the other family's heeds."""
+    if isinstance(model, BertModel):
+        check_split(model.config, recipe.split)
+        ours, theirs, foreign = "a BERT", "a generative reader", ("copying",)
+    else:
+        SplitT5(model, recipe.split)
+        ours, theirs, foreign = "a T5", "an extractive reader", ("early", "sentences", "rounded")
     for step in STEPS:
-        for loss in ("early", "sentences"):
-            if getattr(recipe.step(step), loss):
-                raise ExportError(f"[{step}] {loss} is a loss of the extractive reader: leave it 0 for a T5")
-        if recipe.step(step).rounded:
-            raise ExportError(f"[{step}] rounded knows a BERT's layers: leave it false for a T5")
+        for name in foreign:
+            if getattr(recipe.step(step), name):
+                raise ExportError(f"[{step}] {name} is for {theirs}: leave it out for {ours}")
 
 
 @lru_cache(maxsize=4)

@@ -137,10 +137,10 @@ def test_a_stopped_step_goes_on_to_the_same_weights(
 def test_a_loss_of_the_other_reader_is_refused(folder: Path, tmp_path: Path) -> None:
     recipe = replace(T5_RECIPE, full=replace(T5_RECIPE.full, early=1.0))
     data = [folder / "train.jsonl"]
-    with pytest.raises(ExportError, match=r"\[full\] early is a loss of the extractive reader"):
+    with pytest.raises(ExportError, match=r"\[full\] early is for an extractive reader: leave it out for a T5"):
         train(folder, data, data, tmp_path / "run", recipe)
     recipe = replace(RECIPE, binarized=replace(RECIPE.binarized, copying=1.0))
-    with pytest.raises(ExportError, match=r"\[binarized\] copying is a loss of the generative reader"):
+    with pytest.raises(ExportError, match=r"\[binarized\] copying is for a generative reader: leave it out for a BERT"):
         train(checkpoint(tmp_path / "bert"), data, data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
 
