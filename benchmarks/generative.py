@@ -40,7 +40,7 @@ from app.reader import PassageBits
 from app.retriever import Retriever, to_read
 from benchmarks.readers import choose
 from store.bundle import DECODER
-from store.codec import Floats, token_arrays, unpack
+from store.codec import Floats, token_arrays
 from store.errors import BtrError, UsageError
 from store.records import Counts
 from store.tokens import TokenStore
@@ -205,7 +205,7 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float =
     """The float32 graphs of a bundle against the run that it was made of, from the same stored bits, at a ratio."""
     import torch
 
-    from export.graphs import vocabulary_tables
+    from export.graphs import T5UpperGraph, vocabulary_tables
     from export.merging import merge
     from export.saved import load_reader
     from export.t5 import SplitT5
@@ -213,23 +213,17 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float =
     torch_reader, reader, share = load_reader(run), GenerativeReader(bundle, ratio), torch.tensor(ratio)
     if not isinstance(torch_reader, SplitT5):
         raise UsageError(f"{run} is the run of an extractive reader: give that of a T5")
-    binarizer = torch_reader.binarizer
     with torch.no_grad():
         tables = vocabulary_tables(torch_reader)  # int8 in the graphs of either precision
+        upper = T5UpperGraph(torch_reader, tables)
         for one in questions:
             q_ids, parts = torch.from_numpy(one.encoded.ids), []
             h_q = torch_reader.lower.run(tables["words"](q_ids), q_ids != 0)
             for passage in one.passages:
                 ids = torch.tensor([bundle.tokenize(passage.text).ids])
-                signs, scale = (
-                    torch.from_numpy(unpack(passage.bits)),
-                    torch.from_numpy(passage.scale.astype(np.float32)),
-                )
-                base = binarizer.base_of({name: tables[name](ids) for name in binarizer.needs})
-                restored = binarizer.restore(signs[None], scale[None, :, None], base)
-                p_mask = torch.ones_like(ids, dtype=torch.bool)
-                parts.append(torch_reader.upper(h_q, q_ids != 0, restored, p_mask, share))
-            states, size = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+                bits, scale = (torch.from_numpy(each)[None] for each in (passage.bits, passage.scale))
+                parts.append(upper(h_q, q_ids, ids, bits, scale, share))
+            states, size = (torch.cat([part[name] for part in parts], dim=1) for name in ("encoded", "size"))
             states, size, _ = merge(states, size, torch.zeros_like(size), share)
             mask = size > 0
             fused = reader.fuse(reader.encode_all(one.encoded, one.passages))

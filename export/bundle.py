@@ -310,10 +310,7 @@ def _part_outliers(reader: AnyReader, tokenizer: Tokenizer) -> None:
                 reader.encode(torch.cat([q_ids, ids], dim=1))
             else:
                 h, h_q = reader.lower(ids, ids != 0)[:, body], reader.lower(q_ids, q_ids != 0)
-                if isinstance(reader, SplitT5):
-                    reader.upper(h_q, q_ids != 0, h, mask)
-                else:
-                    reader.read(h_q, q_ids, h, ids[:, body], mask)
+                reader.read(h_q, q_ids, h, ids[:, body], mask)
 
     part_outliers(reader, run)
 

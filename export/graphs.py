@@ -48,7 +48,7 @@ from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActD
 
 from export.binarizer import rms
 from export.full import FullReader
-from export.reader import SplitReader, run_layers, shared_tokens
+from export.reader import SplitReader, run_layers
 from export.t5 import FullT5, SplitT5
 
 
@@ -72,7 +72,7 @@ def vocabulary_tables(reader: SplitReader | SplitT5) -> dict[str, Table]:
     words = reader.lower.words.weight.detach()
     tables = {"words": Table(words)}
     tables |= {name: Table(rows.detach()) for name, rows in reader.binarizer.tables(words).items()}
-    factors = reader.upper.match_factors(words) if isinstance(reader, SplitReader) else None
+    factors = reader.upper.match_factors(words)
     if factors is not None:
         tables["match"] = Table(factors.detach())
     return tables
@@ -145,19 +145,16 @@ class GraphPart(nn.Module):
         """Token ids (B, L) -> the lower encoder's input (B, L, d), from the int8 word table."""
         return self.reader.lower.embed(self.tables["words"](ids))
 
-    def add_match(self, states: Tensor, ids: Tensor, shared: Tensor) -> Tensor:
-        """Add the shared-token embedding where the reader has one."""
-        factors = self.tables["match"](ids) if "match" in self.tables else None
-        return self.reader.upper.match(states, shared, factors)
+    def match_factors(self, ids: Tensor) -> Tensor | None:
+        """The shared-token embedding's part of each id, where the reader has one."""
+        return self.tables["match"](ids) if "match" in self.tables else None
 
     def join(self, q: Tensor, q_ids: Tensor, p: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Question states (1, q, d), passage states (p, n, d) and their ids -> what the upper encoder takes."""
         passages = ids.shape[0]
         q_ids = q_ids.expand(passages, -1)
         mask = ids != 0
-        shared_p, shared_q = shared_tokens(ids, mask, q_ids)
-        q = self.add_match(q.expand(passages, -1, -1), q_ids, shared_q)
-        p = self.add_match(p, ids, shared_p)
+        q, p = self.reader.upper.match(q.expand(passages, -1, -1), q_ids, p, ids, mask, self.match_factors)
         return q, q_ids != 0, p, mask
 
 
@@ -259,7 +256,9 @@ class T5UpperGraph(StoredPart):
     def forward(
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor, ratio: Tensor
     ) -> dict[str, Tensor]:
-        return _t5_upper(self.reader, question_states, question_ids, ids, self.restore(ids, bits, scale), ratio)
+        p = self.restore(ids, bits, scale)
+        encoded, size = self.reader.upper(*self.join(question_states, question_ids, p, ids), ratio)
+        return {"encoded": encoded, "size": size}
 
 
 class T5SplitUpperGraph(GraphPart):
@@ -268,14 +267,8 @@ class T5SplitUpperGraph(GraphPart):
     def forward(
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, states: Tensor, ratio: Tensor
     ) -> dict[str, Tensor]:
-        return _t5_upper(self.reader, question_states, question_ids, ids, states, ratio)
-
-
-def _t5_upper(reader: SplitT5, q: Tensor, q_ids: Tensor, ids: Tensor, p: Tensor, ratio: Tensor) -> dict[str, Tensor]:
-    rows = ids.shape[0]
-    q_mask = q_ids.expand(rows, -1) != 0
-    states, size = reader.upper(q.expand(rows, -1, -1), q_mask, p, ids != 0, ratio)
-    return {"encoded": states, "size": size}
+        encoded, size = self.reader.upper(*self.join(question_states, question_ids, states, ids), ratio)
+        return {"encoded": encoded, "size": size}
 
 
 class T5FullGraph(nn.Module):

@@ -5,7 +5,8 @@ Tokens at even places propose their nearest neighbour by cosine among those at o
 floor(ratio n) of them merge with it, n being a row's true length: at most every second token, whatever the ratio.
 A merged token is the mean of all tokens it stands for, keeps the place and position of the odd one, and counts in
 attention as often as it stands for tokens. Padding (size 0) stands at the end of a row, and is neither merged nor
-counted. Order is kept.
+counted. Order is kept. Cosines are compared in steps of 1 / 4096, and of equal ones the earlier is the closer: tokens
+that stand in a passage twice are restored alike, and whichever way the last digits fall there, all twins do the same.
 
 Sums are one product with the places of the tokens, which costs less than to scatter them. At a ratio of 0 an exported
 graph does nothing of all this (`merge_passage`): only a scripted function becomes an If. The biases of positions
@@ -50,6 +51,12 @@ def bias_in_order(distances: Tensor, size: Tensor) -> Tensor:
     return rows + _weight(size)[:, None, None, :]
 
 
+def _earlier_first(cosine: Tensor) -> Tensor:
+    """Cosines (..., n) in steps, none of them equal."""
+    n = cosine.size(-1)
+    return (cosine * 4096).round() - torch.arange(n, device=cosine.device) / (n + 1)
+
+
 @torch.jit.script
 def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """States (B, n, d), sizes (B, n) float, positions (B, n), ratio () -> the same of (B, n') tokens."""
@@ -61,8 +68,9 @@ def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Ten
     count = torch.minimum((ratio * length).floor().long(), length // 2)
     unit = torch.nn.functional.normalize(x, dim=-1)
     similarity = torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2)).masked_fill(~real[:, None, 1::2], -2.0)
-    nearest, partner = similarity.max(dim=-1)
-    order = nearest.masked_fill(~real[:, 0::2], -3.0).argsort(dim=1, descending=True)
+    partner = _earlier_first(similarity).argmax(dim=-1)
+    nearest = similarity.amax(dim=-1).masked_fill(~real[:, 0::2], -3.0)
+    order = _earlier_first(nearest).argsort(dim=1, descending=True)
     rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.size(1), device=x.device).expand_as(order))
     place = torch.arange(x.size(1), device=x.device)
     merged = ((rank < count)[:, place // 2]) & (place % 2 == 0)[None]

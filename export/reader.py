@@ -17,6 +17,7 @@ other side. It helps the split reader learn what a full reader gets from its low
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,51 @@ class LowerEncoder(nn.Module):
         return self.run(self.embeddings(input_ids=ids), mask)
 
 
-class UpperEncoder(nn.Module):
+class Matching(nn.Module):
+    """The shared-token embedding of an upper encoder: low-rank, of the id, for tokens that stand on both sides."""
+
+    match_in: nn.Linear | None
+    match_out: nn.Linear | None
+    pre_norm = False
+    """Whether states stand before a layernorm: the embedding is then in units of each state's own length."""
+
+    def make_match(self, d: int, rank: int) -> None:
+        """Begin with one embedding for all ids; a `rank` of 0 leaves it out."""
+        self.match_in = nn.Linear(d, rank) if rank else None
+        self.match_out = nn.Linear(rank, d, bias=False) if rank else None
+        if self.match_in is not None and self.match_out is not None:
+            nn.init.ones_(self.match_in.bias)
+            nn.init.normal_(self.match_out.weight, std=0.02)
+
+    def match_factors(self, e: Tensor) -> Tensor | None:
+        """The id's part of the embedding, e (..., d) -> (..., r); None without one."""
+        return None if self.match_in is None else self.match_in(e)
+
+    def match(
+        self,
+        q: Tensor,
+        q_ids: Tensor,
+        p: Tensor,
+        p_ids: Tensor,
+        p_mask: Tensor,
+        factors: Callable[[Tensor], Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Add the embedding to question states q (B, Q, d) and passage states p (B, L, d).
+
+        `factors` is `match_factors` of their ids, (B, Q) and (B, L).
+        """
+        shared_p, shared_q = shared_tokens(p_ids, p_mask, q_ids)
+        return self._marked(q, shared_q, factors(q_ids)), self._marked(p, shared_p, factors(p_ids))
+
+    def _marked(self, states: Tensor, shared: Tensor, factors: Tensor | None) -> Tensor:
+        if factors is None or self.match_out is None:
+            return states
+        added = self.match_out(factors * shared[..., None].to(states.dtype))
+        return states + (added * rms(states) if self.pre_norm else added)
+
+
+class UpperEncoder(Matching):
     """Layers k+1..n on question and passage together, then the span head."""
 
     def __init__(self, bert: BertModel, layers: int, match_rank: int) -> None:
@@ -115,21 +160,7 @@ class UpperEncoder(nn.Module):
         self.early = nn.Linear(d, 2)
         """Span head above the first layer: says which passages are worth the others."""
         self.span = nn.Linear(d, 2)
-        self.match_in = nn.Linear(d, match_rank) if match_rank else None
-        self.match_out = nn.Linear(match_rank, d, bias=False) if match_rank else None
-        if self.match_in is not None and self.match_out is not None:
-            nn.init.ones_(self.match_in.bias)
-            nn.init.normal_(self.match_out.weight, std=0.02)
-
-    def match_factors(self, e: Tensor) -> Tensor | None:
-        """The id's part of the shared-token embedding, e (..., d) -> (..., r); None without one."""
-        return None if self.match_in is None else self.match_in(e)
-
-    def match(self, states: Tensor, shared: Tensor, factors: Tensor | None) -> Tensor:
-        """Add the shared-token embedding to states (B, L, d) where shared (B, L) is true."""
-        if factors is None or self.match_out is None:
-            return states
-        return states + self.match_out(factors * shared[..., None].to(states.dtype))
+        self.make_match(d, match_rank)
 
     def forward(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor) -> Reading:
         """Question states q (B, Q, d) and passage states p (B, L, d) -> what was read in the passages."""
@@ -181,9 +212,10 @@ class RetrievalHead(nn.Module):
 
 
 class PassageEncoder(nn.Module):
-    """Lower encoder, binarizer and retrieval head of a split reader of any family: what passages are stored with."""
+    """What split readers of both families share: what passages are stored with, and the way to the upper encoder."""
 
     lower: nn.Module
+    upper: Matching
     binarizer: Binarizer
     retrieval: RetrievalHead
     config: SplitConfig
@@ -193,6 +225,10 @@ class PassageEncoder(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Static word embeddings e(id), (..., d)."""
         return self.lower.words(ids)
+
+    def match_factors(self, ids: Tensor) -> Tensor | None:
+        """The shared-token embedding's part of each id, (..., r); None without one."""
+        return self.upper.match_factors(self.embed(ids))
 
     def binarize(self, h: Tensor, ids: Tensor, bare: Tensor | None = None) -> Tensor:
         """
@@ -218,6 +254,15 @@ class PassageEncoder(nn.Module):
         """What the binarizer predicts states from, for token ids (B, L) with 0 as padding."""
         return self.binarizer.features(self.embed(ids), self.binarizer.inner(ids))
 
+    def read(self, h_q: Tensor, q_ids: Tensor, p: Tensor, p_ids: Tensor, p_mask: Tensor) -> Any:
+        """
+        Question states (B, Q, d) and ids (B, Q), passage states (B, L, d), ids and mask (B, L) -> what `upper` gives.
+
+        The passage states are the lower encoder's own or, in a binarized reader, those restored from their signs.
+        """
+        q, p = self.upper.match(h_q, q_ids, p, p_ids, p_mask, self.match_factors)
+        return self.upper(q, q_ids != 0, p, p_mask)
+
     @torch.no_grad()
     def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Passages (B, L) -> signs (B, L, m), scales (B, L) and code (B, c), as the store keeps them."""
@@ -241,22 +286,11 @@ class SplitReader(PassageEncoder):
         self.retrieval = RetrievalHead(d, config.code_bits)
         self.lower.words.weight.requires_grad_(False)  # the base of the bits stays a table of ids
 
-    def read(self, h_q: Tensor, q_ids: Tensor, p: Tensor, p_ids: Tensor, p_mask: Tensor) -> Reading:
-        """
-        Question states (B, Q, d) and ids (B, Q), passage states (B, L, d), ids and mask (B, L) -> Reading.
-
-        The passage states are the lower encoder's own or, in a binarized reader, those restored from their signs.
-        """
-        shared_p, shared_q = shared_tokens(p_ids, p_mask, q_ids)
-        upper = self.upper
-        q = upper.match(h_q, shared_q, upper.match_factors(self.embed(q_ids)))
-        p = upper.match(p, shared_p, upper.match_factors(self.embed(p_ids)))
-        return upper(q, q_ids != 0, p, p_mask)
-
     def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch) -> Reading:
         """Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Reading of a batch's pairs."""
         at, of = batch.pair_question, batch.pair_passage
-        return self.read(h_q[at], batch.question_ids[at], p[of], batch.body_ids[of], batch.body_mask[of])
+        reading: Reading = self.read(h_q[at], batch.question_ids[at], p[of], batch.body_ids[of], batch.body_mask[of])
+        return reading
 
 
 def mean_state(h: Tensor, mask: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ as the multiple of it that suits them best (`NormBinarizer.below`), and is train
 variance. The layernorm above gives w h~ r~, which is b times one factor for all channels and tokens: the bits reach
 attention as they are, and the scale reaches the residual stream.
 
-Positions are counted through question and passage, and one table of relative position biases serves both sides of the
+Shared tokens are marked as the extractive reader marks them (`export.reader`), with `match_rank`; the paper's T5 has no
+such thing, and its default is 0. Positions are counted through question and passage, and one table of relative position biases serves both sides of the
 split. The empty answer is "not in the passages", so log p(answer) - log p(empty) compares as a span's score does.
 """
 
@@ -40,7 +41,7 @@ from export.checkpoint import load_weights
 from export.data import MAX_ANSWER, Batch
 from export.full import gather, join
 from export.merging import bias_by_distance, bias_in_order, bias_of_merged, merge_passage
-from export.reader import PassageEncoder, RetrievalHead, SplitConfig, check_split
+from export.reader import Matching, PassageEncoder, RetrievalHead, SplitConfig, check_split
 from store.errors import ExportError
 
 EOS = 1
@@ -105,10 +106,12 @@ class T5Lower(nn.Module):
         return self.run(self.words(ids), mask)
 
 
-class T5Upper(nn.Module):
+class T5Upper(Matching):
     """Layers k+1..n on question and passage together, then the encoder's last layernorm."""
 
-    def __init__(self, encoder: T5Stack, layers: int) -> None:
+    pre_norm = True
+
+    def __init__(self, encoder: T5Stack, layers: int, match_rank: int = 0) -> None:
         super().__init__()
         self.config = encoder.config
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in encoder.block[-layers:])
@@ -117,6 +120,7 @@ class T5Upper(nn.Module):
             first.relative_attention_bias = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
         self.table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias
         self.norm = encoder.final_layer_norm
+        self.make_match(encoder.config.d_model, match_rank)
 
     def forward(
         self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor, ratio: Tensor | None = None
@@ -233,13 +237,11 @@ class SplitT5(PassageEncoder, Decoding):
 
     def __init__(self, t5: T5ForConditionalGeneration, config: SplitConfig) -> None:
         super().__init__()
-        if config.match_rank:
-            raise ExportError("match_rank is the extractive reader's: leave it 0 for a T5")
         if config.lower_width:
             raise ExportError("lower_width is the extractive reader's: leave it 0 for a T5")
         check_split(t5.config, config)
         self.config = config
-        self.upper = T5Upper(t5.encoder, config.upper_layers)
+        self.upper = T5Upper(t5.encoder, config.upper_layers, config.match_rank)
         self.lower = T5Lower(t5.encoder, config.split_layer)
         d = t5.config.d_model
         self.binarizer = make_binarizer(config.binarizer, d, config.bits)
@@ -259,11 +261,11 @@ class SplitT5(PassageEncoder, Decoding):
     def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch) -> Generation:
         """Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Generation over the pairs."""
         at, of = batch.pair_question, batch.pair_passage
-        q_mask, p_mask = batch.question_ids[at] != 0, batch.body_mask[of]
-        states, size = self.upper(h_q[at], q_mask, p[of], p_mask)
+        q_ids, p_ids, p_mask = batch.question_ids[at], batch.body_ids[of], batch.body_mask[of]
+        states, size = self.read(h_q[at], q_ids, p[of], p_ids, p_mask)
         encoded, whole = fuse(states, size > 0, batch)
         logits, looked = self.write(encoded, whole, batch.answer_ids)
-        read = side_by_side(torch.cat([batch.question_ids[at], batch.body_ids[of]], dim=1), batch)
+        read = side_by_side(torch.cat([q_ids, p_ids], dim=1), batch)
         return Generation(logits, states[:, h_q.shape[1] :], encoded, whole, batch.answer_ids, looked, read)
 
 

@@ -76,7 +76,7 @@ def torch_states(generative: Path, floats: Bundle) -> tuple[SplitT5, torch.Tenso
             h = reader.lower(whole, whole != 0)[:, len(before) : -1]
             p = reader.binarize(h, torch.tensor([ids]))
             mask = torch.ones(1, len(ids), dtype=torch.bool)
-            parts.append(reader.upper(reader.lower(q_ids, q_ids != 0), q_ids != 0, p, mask)[0])
+            parts.append(reader.read(reader.lower(q_ids, q_ids != 0), q_ids, p, torch.tensor([ids]), mask)[0])
         words.copy_(exact)
     return reader, torch.cat(parts, dim=1)
 

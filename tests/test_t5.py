@@ -203,6 +203,19 @@ def test_merging_leaves_questions_and_lengths_as_they_must_be(folder: Path) -> N
     assert torch.equal(size[1][size[1] > 0], own[0])
 
 
+def test_tokens_that_stand_on_both_sides_are_marked_in_units_of_their_own_length(folder: Path) -> None:
+    reader = SplitT5(load_t5(folder), replace(SPLIT, match_rank=4)).eval()
+    q_ids, p_ids = torch.tensor([[5, 6, 1, 0]]), torch.tensor([[7, 6, 8, 6]])
+    q, p = torch.randn(1, 4, 32), torch.randn(1, 4, 32)
+    p_mask = torch.tensor([[True, True, True, False]])  # the last 6 is padding
+    with torch.no_grad():
+        marked_q, marked_p = reader.upper.match(q, q_ids, p, p_ids, p_mask, reader.match_factors)
+        _, longer = reader.upper.match(q, q_ids, 3 * p, p_ids, p_mask, reader.match_factors)
+    assert (marked_q != q).any(-1).tolist() == [[False, True, False, False]]
+    assert (marked_p != p).any(-1).tolist() == [[False, True, False, False]]
+    assert torch.allclose(longer, 3 * marked_p, atol=1e-5)
+
+
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is a bert checkpoint, the generative reader needs a t5"):
         load_t5(checkpoint(tmp_path / "bert"))
@@ -224,7 +237,6 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         ({"bits": 40}, "at most the hidden size 32"),
         ({"upper_layers": 0}, "1 to 3 below and above"),
         ({"binarizer": "odd"}, "there is no binarizer 'odd'"),
-        ({"match_rank": 4}, "match_rank is the extractive reader's"),
         ({"lower_width": 8}, "lower_width is the extractive reader's"),
     ],
 )

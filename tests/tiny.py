@@ -162,7 +162,7 @@ def questions(path: Path) -> Path:
 
 T5_RECIPE: Recipe = make_recipe(
     {
-        "split": {"split_layer": 2, "upper_layers": 1, "bits": 32, "code_bits": 32},
+        "split": {"split_layer": 2, "upper_layers": 1, "bits": 32, "code_bits": 32, "match_rank": 4},
         "full": {"steps": 6, "lr": 1e-3},
         "decomposed": {"steps": 6, "lr": 1e-3},
         "binarized": {"steps": 6, "lr": 1e-3},
