@@ -19,8 +19,9 @@ variance. The layernorm above gives w h~ r~, which is b times one factor for all
 attention as they are, and the scale reaches the residual stream.
 
 Shared tokens are marked as the extractive reader marks them (`export.reader`), with `match_rank`; the paper's T5 has no
-such thing, and its default is 0. Positions are counted through question and passage, and one table of relative position biases serves both sides of the
-split. The empty answer is "not in the passages", so log p(answer) - log p(empty) compares as a span's score does.
+such thing, and its default is 0. Positions are counted through question and passage, and one table of relative position
+biases serves both sides of the split. The empty answer is "not in the passages", so log p(answer) - log p(empty)
+compares as a span's score does.
 """
 
 from __future__ import annotations
