@@ -139,6 +139,8 @@ class Matching(nn.Module):
 
         `factors` is `match_factors` of their ids, (B, Q) and (B, L).
         """
+        if self.match_out is None:
+            return q, p
         shared_p, shared_q = shared_tokens(p_ids, p_mask, q_ids)
         return self._marked(q, shared_q, factors(q_ids)), self._marked(p, shared_p, factors(p_ids))
 
