@@ -212,7 +212,8 @@ def bundle(
 @click.argument("bundle", type=_FILE)
 @click.argument("checkpoint")
 @click.argument("out", type=_FILE)
-def unpack(bundle: Path, checkpoint: str, out: Path) -> None:
+@click.option("--layers-alone", is_flag=True, help="Write a BERT checkpoint of its layers, for `pretrain --like`.")
+def unpack(bundle: Path, checkpoint: str, out: Path, layers_alone: bool) -> None:
     """Read the weights of BUNDLE, made from CHECKPOINT, back into the run folder OUT, for training to start from.
 
     Example: btr-export unpack my-bundle/ all-MiniLM-L6-v2/ runs/unpacked
@@ -220,10 +221,9 @@ def unpack(bundle: Path, checkpoint: str, out: Path) -> None:
     from export.hub import fetch
     from export.unpack import unpack as run
 
-    manifest = run(bundle, fetch(checkpoint), out)
-    click.echo(
-        f"{out}: {manifest.name}, {manifest.fingerprint}; give it to --start-full, --start and --start-binarized"
-    )
+    manifest = run(bundle, fetch(checkpoint), out, layers_alone)
+    use = "pretrain --like" if layers_alone else "--start-full, --start and --start-binarized"
+    click.echo(f"{out}: {manifest.name}, {manifest.fingerprint}; give it to {use}")
 
 
 def _need_extra() -> None:

@@ -20,7 +20,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from export.binarizer import NeighbourBinarizer
-from export.checkpoint import weights_hash
+from export.checkpoint import tokenizer_file, weights_hash
+from export.full import whole
 from export.reader import SplitReader, load_bert
 from export.recipe import make_recipe
 from export.saved import check_files, save_reader
@@ -87,9 +88,11 @@ class _Graph:
                 yield above
 
 
-def unpack(bundle: Path, checkpoint: Path, out: Path) -> Manifest:
+def unpack(bundle: Path, checkpoint: Path, out: Path, layers_alone: bool = False) -> Manifest:
     """
     Write the run folder `out` of an extractive bundle made from this checkpoint, for `train --start` and its like.
+
+    With `layers_alone` it is a checkpoint folder instead, of the BERT that has the reader's layers one after another.
 
     Raises:
         ExportError: If the bundle is not of this checkpoint, not of int8 graphs made here, or `out` is not empty.
@@ -115,6 +118,12 @@ def unpack(bundle: Path, checkpoint: Path, out: Path) -> Manifest:
         fill(reader, bundle)
     except (KeyError, StopIteration) as missing:  # nodes and constants are looked up by the names that our export gives
         raise ExportError(f"{bundle} {_OTHERS} ({missing})") from missing
+    if layers_alone:
+        bert = load_bert(checkpoint)
+        whole(reader, bert)
+        bert.save_pretrained(out)
+        shutil.copyfile(tokenizer_file(checkpoint), out / TOKENIZER)
+        return manifest
     out.mkdir(parents=True, exist_ok=True)
     save_reader(reader, out)
     shutil.copyfile(bundle / TOKENIZER, out / TOKENIZER)

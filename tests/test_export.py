@@ -17,6 +17,7 @@ from app.places import EMBEDDED_BUNDLE
 from app.reader import PassageBits
 from export.binarizer import rms
 from export.bundle import Calibration, make_bundle
+from export.data import load_tokenizer
 from export.full import whole
 from export.graphs import LowerGraph, Table
 from export.reader import SplitConfig, SplitReader, load_bert, run_layers
@@ -231,7 +232,7 @@ def test_a_bundle_becomes_a_run_again(run: Path, tmp_path: Path, kind: str) -> N
             if name == "lower.embeddings.token_type_embeddings.weight":
                 value, ours[name] = value[0], ours[name][0]  # nothing reads the second
             off = (ours[name].float() - value.float()).norm() / value.float().norm().clamp(min=1e-6)
-            assert off < (0.03 if "match_in" in name else far), (name, off)  # solved for from an int8 table
+            assert off < (0.06 if "match_in" in name else far), (name, off)  # solved for from an int8 table
     goes_on = replace(recipe, binarized=replace(recipe.binarized, lr=0.0, head_lr=0.0))
     start = tmp_path / "int8-run"
     starts = {"start_full": start, "start": start, "start_binarized": start}
@@ -291,6 +292,25 @@ def test_a_full_reader_of_a_split_ones_layers_reads_as_they_do(run: Path) -> Non
     assert torch.allclose(states, run_layers(split.upper.layers, split.lower(ids, mask), mask), atol=1e-5)
     with pytest.raises(ExportError, match="2 layers makes no full one of 3"):
         whole(SplitReader(load_bert(run.parent / "bert"), SplitConfig(1, 1, bits=16)), bert)
+
+
+def test_the_layers_of_a_bundle_are_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    """Of the BERT's own shape, and they read as the full reader does that training would start from."""
+    data = [run.parent / "train.jsonl"]
+    train(
+        run.parent / "bert", data, data, tmp_path / "run", replace(RECIPE, split=replace(RECIPE.split, upper_layers=2))
+    )
+    make_bundle(tmp_path / "run", tmp_path / "bundle", precision="float32")
+    unpack(tmp_path / "bundle", run.parent / "bert", tmp_path / "layers", layers_alone=True)
+    unpack(tmp_path / "bundle", run.parent / "bert", tmp_path / "unpacked")
+    full = whole(load_reader(tmp_path / "unpacked"), load_bert(run.parent / "bert"))
+    ids = torch.tensor([[2, 9, 11, 3, 14, 7, 3]])
+    bert = load_bert(tmp_path / "layers")
+    states = run_layers(full.layers, full.embeddings(input_ids=ids), ids != 0)
+    assert torch.allclose(bert(input_ids=ids).last_hidden_state, states, atol=1e-5)
+    assert load_tokenizer(tmp_path / "layers").get_vocab() == load_tokenizer(run.parent / "bert").get_vocab()
+    with pytest.raises(ExportError, match="is not empty"):
+        unpack(tmp_path / "bundle", run.parent / "bert", tmp_path / "layers", layers_alone=True)
 
 
 def scatter(run: Path, reader: SplitReader) -> None:
