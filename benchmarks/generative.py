@@ -221,7 +221,7 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float =
             h_q = torch_reader.lower.run(tables["words"](q_ids), q_ids != 0)
             for passage in one.passages:
                 ids = torch.tensor([bundle.tokenize(passage.text).ids])
-                bits, scale = (torch.from_numpy(each)[None] for each in (passage.bits, passage.scale))
+                bits, scale = (torch.tensor(each)[None] for each in (passage.bits, passage.scale))
                 parts.append(upper(h_q, q_ids, ids, bits, scale, share))
             states, size = (torch.cat([part[name] for part in parts], dim=1) for name in ("encoded", "size"))
             states, size, _ = merge(states, size, torch.zeros_like(size), share)
