@@ -144,7 +144,8 @@ def _print_answer(answer: Answer) -> None:
         click.echo()
         quote, (first, last) = plain(source.quote), source.marked
         click.echo("  " + quote[:first], nl=False)
-        click.secho(f"[{quote[first:last]}]", bold=True, nl=False)
+        if first < last:  # a written answer need not stand in the note
+            click.secho(f"[{quote[first:last]}]", bold=True, nl=False)
         click.echo(quote[last:])
         click.echo(f"  {place(source)}  {plain(source.heading)}{_stale(source)}")
     timings = answer.timings_ms

@@ -20,6 +20,7 @@ from app.baselines import baseline
 from app.bundle import Bundle
 from app.chat.app import ChatApp
 from app.chat.engine import AssistantEngine
+from app.cli_ask import _print_answer
 from app.compaction import compact
 from app.evaluation import Examination, load_questions
 from app.generative import MAX_ANSWER_TOKENS, GenerativeReader, Hypothesis, locate
@@ -270,6 +271,19 @@ def test_notes_are_indexed_and_asked_with_it_as_with_any_bundle(assistant: Assis
     if answer.answer:
         (source,) = answer.sources
         assert source.path.endswith("staging.txt") and source.quote[slice(*source.marked)] == "5433"
+
+
+def test_words_that_stand_in_no_note_are_printed_without_a_mark(
+    assistant: Assistant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = assistant.ask("which port?")
+    place = answer.places[0]
+    written = replace(answer, answer="5433", sources=[place])
+    _print_answer(written)
+    assert "[5433]" in capsys.readouterr().out
+    _print_answer(replace(written, answer="port 5,433", sources=[replace(place, marked=(0, 0))]))
+    said = capsys.readouterr().out
+    assert said.startswith("port 5,433\n") and place.quote in said and "[" not in said
 
 
 @pytest.mark.asyncio
