@@ -115,8 +115,8 @@ class PlainBinarizer(Binarizer):
     """h~ = sign(h), kind "plain"."""
 
     def restore(self, signs: Tensor, scale: Tensor, base: Tensor) -> Tensor:
-        """h~ (..., d): the signs themselves."""
-        return signs
+        """h~ (..., d): the signs themselves; a scale of 0 says that a token has none."""
+        return signs * (scale > 0)
 
 
 class NaiveBinarizer(PlainBinarizer):

@@ -352,6 +352,23 @@ def test_states_can_come_back_from_their_neighbours_and_be_compacted_further(gen
         assert store.counts().bits_bytes < before.bits_bytes
 
 
+def test_signs_without_a_scale_make_a_bundle_as_well(generative: Path, tmp_path: Path) -> None:
+    """The naive reader that ours is measured against: its graphs take the scale of every token, and heed only a 0."""
+    data = [generative / "train.jsonl"]
+    recipe = make_recipe(json.loads((generative / "run" / "train.json").read_text())["recipe"], "tests", T5_RECIPE)
+    recipe = replace(recipe, split=replace(recipe.split, binarizer="naive"))
+    train(generative / "t5", data, data, tmp_path / "run", recipe, share=generative / "run", eval_every=1000)
+    make_bundle(tmp_path / "run", tmp_path / "float32", precision="float32")
+    naive = Bundle.open(tmp_path / "float32")
+    reader, question = GenerativeReader(naive, ratio=0.0), naive.encode_question("which port?")
+    one = passage(naive, CONTEXT)
+    states, _ = reader.encode(question, one)
+    louder, _ = reader.encode(question, replace(one, scale=2 * one.scale))
+    bare, _ = reader.encode(question, replace(one, scale=0 * one.scale))
+    assert np.array_equal(states, louder)
+    assert not np.allclose(states, bare, atol=0.01)
+
+
 def test_the_int8_bundle_is_checked_and_says_what_it_is(generative: Path, tmp_path: Path) -> None:
     manifest = make_bundle(generative / "run", tmp_path / "int8")
     assert (manifest.reader, manifest.name, manifest.bits) == ("generative", "btr-t5", 32)
