@@ -41,6 +41,7 @@ _RANGES = {
     "bare": (0, 1),
     "average": (0, 1),
     "exact": (0, 1),
+    "merging": (0, 0.5),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
     "second": (0, 1),
@@ -63,7 +64,10 @@ _TASK_ONLY = (
     "copying",
 )
 """The settings that the full step heeds: its only losses are the task's and copying."""
-_LATER = (("teacher", "full"), ("average", 0.0), ("rounded", False), ("others", 1), ("exact", 0.0), ("copying", 0.0))
+_LATER = (
+    *(("teacher", "full"), ("rounded", False), ("others", 1)),
+    *((name, 0.0) for name in ("average", "exact", "copying", "merging")),
+)
 """Settings that came later, as they were before: the records of older runs lack them."""
 
 
@@ -102,6 +106,8 @@ class StepConfig:
     """Share of the passages whose common words are restored without their bits, as in a compacted store."""
     exact: float = 0.0
     """Share of the steps that read the passages' own states, not those restored: what a second look reads."""
+    merging: float = 0.0
+    """Highest runtime ratio that a generative reader meets: every second step merges tokens, at one drawn up to it."""
     copying: float = 0.0
     """Weight of a generative reader's copying loss: its decoder is to look at the tokens that it writes."""
     early: float = 0.5

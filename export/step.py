@@ -64,18 +64,23 @@ def read_full(reader: FullReader | FullT5, batch: Batch, attention: bool = False
 
 
 def read_split(
-    reader: SplitReader | SplitT5, batch: Batch, binarized: bool, bare: Tensor | None = None
+    reader: SplitReader | SplitT5,
+    batch: Batch,
+    binarized: bool,
+    bare: Tensor | None = None,
+    ratio: Tensor | None = None,
 ) -> tuple[Reading | Generation, Tensor, Tensor, Tensor, Tensor | None]:
     """
     Reading of a batch's pairs, lower states of passages and questions, body states, restored ones if binarized.
 
-    The tokens of the mask `bare` (P, n) are restored without vectors of their own.
+    The tokens of the mask `bare` (P, n) are restored without vectors of their own; a T5 merges tokens at a `ratio` ().
     """
     h_p = reader.lower(batch.passage_ids, batch.passage_ids != 0)
     h_q = reader.lower(batch.question_ids, batch.question_ids != 0)
     bodies = body_states(h_p, batch)
     restored = reader.binarize(bodies, batch.body_ids, bare) if binarized else None
-    reading = reader.read_pairs(h_q, bodies if restored is None else restored, batch)
+    p = bodies if restored is None else restored
+    reading = reader.read_pairs(h_q, p, batch) if ratio is None else reader.read_pairs(h_q, p, batch, ratio)
     return reading, h_p, h_q, bodies, restored
 
 
@@ -301,16 +306,19 @@ class Trainer:
             return {"task": task_loss(batch, read), **self._copying(read)}
         self.reader.binarizer.anneal(self.step)
         exact = int((self.step + 1) * config.exact) - int(self.step * config.exact)
+        ratio = self._ratio()
         reading, h_p, h_q, bodies, restored = read_split(
-            self.reader, batch, self.name == "binarized" and not exact, self._bare(batch, self.step)
+            self.reader, batch, self.name == "binarized" and not exact, self._bare(batch, self.step), ratio
         )
-        losses = {"task": task_loss(batch, reading), **self._copying(reading)}
+        losses = {"task": task_loss(batch, reading)}
+        if ratio is None:
+            losses |= self._copying(reading)
         if config.early:
             losses["early"] = config.early * early_loss(batch, reading)
         if self.teacher is not None and (config.tokens or config.logits):
             teacher = self._taught(batch, self.teacher)
             mask = batch.body_mask[batch.pair_passage]
-            if config.tokens:
+            if config.tokens and ratio is None:
                 losses["tokens"] = config.tokens * token_distillation(reading, teacher, mask, config.share)
             if config.logits:
                 losses["logits"] = config.logits * logit_distillation(reading, teacher, config.temperature)
@@ -325,6 +333,13 @@ class Trainer:
                 * torch.stack([self.sentences.loss(self.reader.retrieval(h, ids != 0), ids) for h, ids in pairs]).sum()
             )
         return losses
+
+    def _ratio(self) -> Tensor | None:
+        """The ratio () at which this step merges tokens; None where it does not: merged ones have no counterpart."""
+        if not self.config.merging or self.step % 2 == 0:
+            return None
+        drawn = torch.rand((), generator=torch.Generator().manual_seed(self.step))
+        return (self.config.merging * drawn).to(self.device)
 
     def _copying(self, reading: Reading | Generation) -> dict[str, Tensor]:
         if not self.config.copying:

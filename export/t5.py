@@ -66,7 +66,7 @@ class Generation:
     looked: Tensor
     """(Q, a, T) attention that each answer token pays, in the decoder's last layer, mean over its heads."""
     read_ids: Tensor
-    """(Q, T) the tokens that the decoder read, padded with 0."""
+    """(Q, T) the tokens that the decoder read, padded with 0; before any were merged."""
     attention: Tensor | None = None
     """(N, n) attention that the question pays to each token, where it was asked for."""
 
@@ -131,7 +131,7 @@ class T5Upper(Matching):
 
         With a `ratio` () as many of the passage's tokens are merged as if each layer left 1 - ratio of them, but all
         before the first layer and at most every second: a merge costs as much as a third of a layer. Sizes (B, Q + n')
-        say how many tokens each state stands for, 0 where it is padding. Questions must not be padded then.
+        say how many tokens each state stands for, 0 where it is padding. At a ratio of 0 no question may be padded.
         """
         states, size = torch.cat([q, p], dim=1), torch.cat([q_mask, p_mask], dim=1).to(q.dtype)
         at = torch.arange(p.shape[1], device=p.device) + q_mask.sum(1, keepdim=True)
@@ -141,9 +141,10 @@ class T5Upper(Matching):
             bias = bias_by_distance(distances, position, size)
         else:
             if not torch.jit.is_tracing():
-                assert bool(q_mask.all()), "a question is padded, and nothing could be merged behind it"
+                assert ratio > 0 or bool(q_mask.all()), "behind a padded question positions are not in order"
             share = 1 - (1 - ratio) ** len(self.layers)
-            states, size, position = merge_passage(states, size, position, q, share)
+            with torch.autocast(states.device.type, enabled=False):  # positions and means need their digits
+                states, size, position = merge_passage(states.float(), size, position, q, share)
             bias = bias_of_merged(distances, position, size, share)
         for layer in self.layers:
             states = layer.layer[0](states, position_bias=bias)[0]
@@ -259,11 +260,16 @@ class SplitT5(PassageEncoder, Decoding):
         if isinstance(self.binarizer, NormBinarizer):
             self.binarizer.below(self.upper.layers[0].layer[0].layer_norm.weight, h[ids != 0])
 
-    def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch) -> Generation:
-        """Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Generation over the pairs."""
+    def read_pairs(self, h_q: Tensor, p: Tensor, batch: Batch, ratio: Tensor | None = None) -> Generation:
+        """
+        Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Generation over the pairs.
+
+        At a `ratio` () tokens are merged, of each passage alone: what is read, and its states, are then fewer.
+        """
         at, of = batch.pair_question, batch.pair_passage
         q_ids, p_ids, p_mask = batch.question_ids[at], batch.body_ids[of], batch.body_mask[of]
-        states, size = self.read(h_q[at], q_ids, p[of], p_ids, p_mask)
+        q, p = self.upper.match(h_q[at], q_ids, p[of], p_ids, p_mask, self.match_factors)
+        states, size = self.upper(q, q_ids != 0, p, p_mask, ratio)
         encoded, whole = fuse(states, size > 0, batch)
         logits, looked = self.write(encoded, whole, batch.answer_ids)
         read = side_by_side(torch.cat([q_ids, p_ids], dim=1), batch)

@@ -300,7 +300,7 @@ def _check_family(model: BertModel | T5ForConditionalGeneration, recipe: Recipe)
     """See that the model can be split so, and that no step has a setting that only the other family's heeds."""
     if isinstance(model, BertModel):
         check_split(model.config, recipe.split)
-        ours, theirs, foreign = "a BERT", "a generative reader", ("copying",)
+        ours, theirs, foreign = "a BERT", "a generative reader", ("copying", "merging")
     else:
         SplitT5(model, recipe.split)
         ours, theirs, foreign = "a T5", "an extractive reader", ("early", "sentences", "rounded")

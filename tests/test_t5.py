@@ -201,6 +201,14 @@ def test_merging_leaves_questions_and_lengths_as_they_must_be(folder: Path) -> N
     assert (size[:, :4] == 1).all()
     assert torch.allclose(states[1][size[1] > 0], alone[0], atol=1e-5)
     assert torch.equal(size[1][size[1] > 0], own[0])
+    q_mask[1, 2:] = False
+    with torch.no_grad():
+        states, size = reader.upper(q, q_mask, p, p_mask, torch.tensor(0.2))
+        alone, own = reader.upper(q[1:, :2], q_mask[1:, :2], p[1:, :11], p_mask[1:, :11], torch.tensor(0.2))
+        with pytest.raises(AssertionError, match="behind a padded question"):
+            reader.upper(q, q_mask, p, p_mask, torch.tensor(0.0))
+    assert torch.allclose(states[1][size[1] > 0], alone[0], atol=1e-5)
+    assert torch.equal(size[1][size[1] > 0], own[0])
 
 
 def test_tokens_that_stand_on_both_sides_are_marked_in_units_of_their_own_length(folder: Path) -> None:

@@ -134,14 +134,42 @@ def test_a_stopped_step_goes_on_to_the_same_weights(
     assert all(torch.allclose(resumed[name], straight[name], atol=1e-5) for name in straight)
 
 
+def test_every_second_step_reads_merged_tokens(
+    folder: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no counterparts at the teacher's, so of its losses the logits' alone is left there, whatever is set."""
+    data, honest, steps = [folder / "train.jsonl"], Trainer._losses, []
+    binarized = replace(T5_RECIPE.binarized, merging=0.5, copying=1.0, tokens=1.0, share=1.0, logits=1.0)
+    recipe = replace(T5_RECIPE, binarized=binarized)
+
+    def watched(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        losses = honest(self, batch)
+        steps.append((set(losses), self._ratio()))
+        return losses
+
+    monkeypatch.setattr(Trainer, "_losses", watched)
+    train(folder, data, data, tmp_path / "run", recipe, share=whole_run)
+    plain = {"task", "copying", "tokens", "logits", "recovery"}
+    assert [losses for losses, _ in steps] == 3 * [plain, plain - {"copying", "tokens"}]
+    assert [ratio is None for _, ratio in steps] == 3 * [True, False]
+    assert len({float(ratio) for _, ratio in steps if ratio is not None and 0 < ratio < 0.5}) == 3
+    batch, reader = one_batch(folder), load_reader(tmp_path / "run")
+    with torch.no_grad():
+        none, half = (read_split(reader, batch, True, ratio=ratio)[0] for ratio in (None, torch.tensor(0.5)))
+    assert half.mask.sum() < none.mask.sum()
+    assert half.logits.shape == none.logits.shape and not torch.allclose(half.logits, none.logits)
+
+
 def test_a_loss_of_the_other_reader_is_refused(folder: Path, tmp_path: Path) -> None:
     recipe = replace(T5_RECIPE, full=replace(T5_RECIPE.full, early=1.0))
     data = [folder / "train.jsonl"]
     with pytest.raises(ExportError, match=r"\[full\] early is for an extractive reader: leave it out for a T5"):
         train(folder, data, data, tmp_path / "run", recipe)
-    recipe = replace(RECIPE, binarized=replace(RECIPE.binarized, copying=1.0))
-    with pytest.raises(ExportError, match=r"\[binarized\] copying is for a generative reader: leave it out for a BERT"):
-        train(checkpoint(tmp_path / "bert"), data, data, tmp_path / "run", recipe)
+    bert = checkpoint(tmp_path / "bert")
+    for name in ("copying", "merging"):
+        recipe = replace(RECIPE, binarized=replace(RECIPE.binarized, **{name: 0.2}))
+        with pytest.raises(ExportError, match=rf"\[binarized\] {name} is for a generative reader: leave it out for a "):
+            train(bert, data, data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
 
 
