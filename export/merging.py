@@ -51,12 +51,6 @@ def bias_in_order(distances: Tensor, size: Tensor) -> Tensor:
     return rows + _weight(size)[:, None, None, :]
 
 
-def _earlier_first(cosine: Tensor) -> Tensor:
-    """Cosines (..., n) in steps, none of them equal."""
-    n = cosine.size(-1)
-    return (cosine * 4096).round() - torch.arange(n, device=cosine.device) / (n + 1)
-
-
 @torch.jit.script
 def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """States (B, n, d), sizes (B, n) float, positions (B, n), ratio () -> the same of (B, n') tokens."""
@@ -66,22 +60,21 @@ def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Ten
     real = size > 0
     length = real.sum(1, keepdim=True)
     count = torch.minimum((ratio * length).floor().long(), length // 2)
-    unit = torch.nn.functional.normalize(x, dim=-1)
-    similarity = torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2)).masked_fill(~real[:, None, 1::2], -2.0)
-    partner = _earlier_first(similarity).argmax(dim=-1)
-    nearest = similarity.amax(dim=-1).masked_fill(~real[:, 0::2], -3.0)
-    order = _earlier_first(nearest).argsort(dim=1, descending=True)
-    rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.size(1), device=x.device).expand_as(order))
     place = torch.arange(x.size(1), device=x.device)
+    unit = x / x.norm(2, -1, True).clamp(min=1e-12)
+    cosine = (4096 * torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))).round()
+    nearest, partner = cosine.masked_fill(~real[:, None, 1::2], -9999.0).max(dim=-1)  # of equal ones the first
+    nearest = nearest.masked_fill(~real[:, 0::2], -9999.0) - place[0::2] / x.size(1)
+    rank = (nearest[:, None, :] > nearest[:, :, None]).sum(2)
     merged = ((rank < count)[:, place // 2]) & (place % 2 == 0)[None]
     kept = real & ~merged
-    target = torch.where(merged, 2 * partner[:, place // 2] + 1, place[None].expand_as(merged))
+    target = torch.where(merged, 2 * partner[:, place // 2] + 1, place[None])
     target = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, target)
     places = torch.arange(int(kept.sum(1).max()), device=x.device)
     here = (target[:, None, :] == places[None, :, None]).to(x.dtype)
     parts = here * size[:, None, :]
     sizes = parts.sum(2)
-    left = torch.where(kept, position, torch.zeros_like(position)).to(x.dtype)
+    left = (position * kept).to(x.dtype)
     positions = torch.matmul(here, left[:, :, None])[:, :, 0].round().long()
     return torch.matmul(parts, x) / sizes[:, :, None].clamp(min=1.0), sizes, positions
 
