@@ -28,8 +28,6 @@ from store.bundle import CROSS, DECODER, UPPER
 from store.codec import Floats
 
 MAX_ANSWER_TOKENS = 32
-RATIO = 0.2
-"""Share of a passage's tokens merged in every upper layer, and of all of them before the decoder (the paper's)."""
 START = 0
 """The token that every T5 decoder starts from: padding."""
 Arrays = dict[str, npt.NDArray[Any]]
@@ -57,12 +55,18 @@ class Hypothesis:
 
 
 class GenerativeReader:
-    """Writes answers; with several `beams` it keeps that many and gives them all, else the greedy one."""
+    """
+    Writes answers; with several `beams` it keeps that many and gives them all, else the greedy one.
+
+    `ratio` is the share of a passage's tokens merged in every upper layer, and of all of them before the decoder, the
+    bundle's own where none is given.
+    """
 
     upper, cross, decoder = UPPER, CROSS, DECODER
 
-    def __init__(self, bundle: Bundle, ratio: float = RATIO, beams: int = 1) -> None:
-        self.bundle, self.ratio, self.beams = bundle, ratio, beams
+    def __init__(self, bundle: Bundle, ratio: float | None = None, beams: int = 1) -> None:
+        self.bundle, self.beams = bundle, beams
+        self.ratio = bundle.manifest.runtime_ratio if ratio is None else ratio
 
     def prepare(self, question: EncodedQuestion) -> EncodedQuestion:
         """What all passages of a question share, computed once."""

@@ -229,9 +229,9 @@ def open_reader(
         return ExtractiveReader(bundle, finished or FINISHED, math.inf if finished else MARGIN, looks, calibration)
     if finished is not None or looks is not None:
         raise UsageError(f"{bundle.folder} holds a generative reader: --finish and --looks are for extractive ones")
-    from app.generative import RATIO, GenerativeReader
+    from app.generative import GenerativeReader
 
-    return GenerativeReader(bundle, RATIO if ratio is None else ratio, beams or 1)
+    return GenerativeReader(bundle, ratio, beams or 1)
 
 
 T = TypeVar("T")

@@ -129,12 +129,14 @@ def make_bundle(
     precision: str = "int8",
     baselines: bool = False,
     calibration: Calibration = UNCALIBRATED,
+    ratio: float = 0.0,
 ) -> Manifest:
     """
     Export a training run to a bundle folder.
 
-    `precision` is "int8" or "float32"; `calibration` goes into the manifest as it is. With `baselines` the
-    folder also gets the run's full reader and its float split reader, to measure against.
+    `precision` is "int8" or "float32"; `calibration` goes into the manifest as it is, and so does `ratio`, the
+    share of the tokens that a generative reader merges as it reads. With `baselines` the folder also gets the run's
+    full reader and its float split reader, to measure against.
 
     Raises:
         ExportError: If the run cannot be used, the folder exists, or a graph differs from the reader; nothing is
@@ -147,6 +149,8 @@ def make_bundle(
     except ValueError as error:
         raise ExportError(f"the calibration has {error}: give what btr-assistant calibrate prints") from error
     reader = load_reader(run)
+    if ratio and isinstance(reader, SplitReader):
+        raise ExportError(f"{run} has an extractive reader, which merges nothing as it reads: leave out --ratio")
     name = name or ("btr-minilm" if isinstance(reader, SplitReader) else "btr-t5")
     trained = json.loads((run / "train.json").read_text())
     if "binarized" not in trained["dev"] or not (run / "tokenizer.json").is_file():
@@ -156,7 +160,7 @@ def make_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        manifest = _export(reader, run, work, name, precision, baselines, calibration)
+        manifest = _export(reader, run, work, name, precision, baselines, calibration, ratio)
         work.chmod(0o755)
         work.rename(out)
     except BaseException:
@@ -173,6 +177,7 @@ def _export(
     precision: str,
     baselines: bool,
     calibration: Calibration,
+    ratio: float,
 ) -> Manifest:
     tokenizer = load_tokenizer(run)
     _part_outliers(reader, tokenizer)
@@ -203,7 +208,7 @@ def _export(
         parity["int8"] = _parity_graphs(floats, work, tokenizer, _paths(reader))
     shutil.rmtree(floats)
     tokenizer.save(str(work / TOKENIZER))
-    manifest = _manifest(reader, run, work, name, precision, parity, calibration)
+    manifest = _manifest(reader, run, work, name, precision, parity, calibration, ratio)
     write_manifest(work, manifest)
     return manifest
 
@@ -425,6 +430,7 @@ def _manifest(
     precision: str,
     parity: dict[str, Any],
     calibration: Calibration,
+    ratio: float,
 ) -> Manifest:
     split, config = reader.config, reader.model_config
     trained = json.loads((run / "train.json").read_text())
@@ -459,4 +465,5 @@ def _manifest(
             "dev": trained["dev"],
         },
         measured={"parity": parity},
+        runtime_ratio=ratio,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from store.bundle import MOST_MERGED
 from store.errors import BtrError, ExportError
 
 _FILE = click.Path(path_type=Path)
@@ -189,6 +190,14 @@ def pretrain(
     metavar="NULL_LOGIT TEMPERATURE THRESHOLD",
     help="As btr-assistant calibrate prints it.",
 )
+@click.option(
+    "--ratio",
+    default=0.0,
+    show_default=True,
+    metavar="R",
+    type=click.FloatRange(0, MOST_MERGED),
+    help="Share of tokens that a generative reader merges as it reads.",
+)
 @click.option("--with-baselines", is_flag=True, help="Also export the run's full reader and its float split reader.")
 def bundle(
     run: Path,
@@ -196,6 +205,7 @@ def bundle(
     name: str | None,
     precision: str,
     calibration: tuple[float, float, float],
+    ratio: float,
     with_baselines: bool,
 ) -> None:
     """Export the training run RUN to the bundle folder OUT, after checking it against the reader.
@@ -204,7 +214,7 @@ def bundle(
     """
     from export.bundle import Calibration, make_bundle
 
-    manifest = make_bundle(run, out, name, precision, with_baselines, Calibration(*calibration))
+    manifest = make_bundle(run, out, name, precision, with_baselines, Calibration(*calibration), ratio)
     click.echo(f"{out}: {manifest.fingerprint}, {manifest.measured}")
 
 

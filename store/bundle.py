@@ -44,6 +44,8 @@ GRAPHS = {"extractive": (LOWER, UPPER, SPAN), "generative": (LOWER, UPPER, CROSS
 """By reader; all but the first decide how it answers."""
 FRAMES = {"extractive": (("[CLS]",), "[SEP]"), "generative": ((), "</s>")}
 """Special tokens by reader: what stands before a text, and what ends each of its parts."""
+MOST_MERGED = 0.5
+"""Largest runtime ratio: bipartite merging leaves every second token."""
 SIZES = (
     "hidden_size", "split_layer", "upper_layers", "bits", "code_bits", "passage_tokens", "question_tokens",
     "heading_tokens",
@@ -90,6 +92,8 @@ class Manifest:
     """Checkpoint, data and training figures."""
     measured: Mapping[str, Any]
     """Figures measured when the bundle was made."""
+    runtime_ratio: float = 0.0
+    """Share of the tokens that a generative reader merges as it reads; 0 too where a bundle does not say."""
 
     @property
     def fingerprint(self) -> str:
@@ -143,8 +147,8 @@ def read_manifest(folder: Path) -> Manifest:
     if version != FORMAT_VERSION:
         raise ModelError(f"{path} has format {version!r}, this version knows {FORMAT_VERSION}: export the bundle again")
     names = {field.name for field in fields(Manifest)}
-    if names != set(data):
-        odd = ", ".join(sorted(names ^ set(data)))
+    if names != {"runtime_ratio", *data}:
+        odd = ", ".join(sorted(names ^ {"runtime_ratio", *data}))
         raise ModelError(f"{path} has missing or unknown entries ({odd}): export the bundle again")
     manifest = Manifest(**data)
     for name in SIZES:
@@ -160,6 +164,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(f"{path} has {error}: export the bundle again") from error
     if manifest.offline_ratio is not None and not is_ratio(manifest.offline_ratio):
         raise ModelError(f"{path} says offline_ratio is {manifest.offline_ratio!r}, no ratio: export the bundle again")
+    if not is_ratio(manifest.runtime_ratio) or manifest.runtime_ratio > MOST_MERGED:
+        raise ModelError(f"{path} says runtime_ratio is {manifest.runtime_ratio!r}, no ratio: export the bundle again")
     if not isinstance(manifest.name, str):
         raise ModelError(f"{path} has a name that is no text: export the bundle again")
     if manifest.reader not in READERS or manifest.bits % 8 or manifest.code_bits % 8:

@@ -381,6 +381,12 @@ def test_a_run_without_bits_and_a_single_step_are_refused(run: Path, tmp_path: P
             make_bundle(folder, tmp_path / "out", "tiny")
 
 
+def test_what_an_extractive_reader_does_not_do_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="merges nothing as it reads: leave out --ratio"):
+        make_bundle(run, tmp_path / "out", "tiny", ratio=0.2)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_calibration_that_cannot_be_is_refused(run: Path, tmp_path: Path) -> None:
     for calibration in (Calibration(float("nan"), 1, 0.5), Calibration(0, 0, 0.5), Calibration(0, 1, 2)):
         with pytest.raises(ExportError, match="what btr-assistant calibrate prints"):

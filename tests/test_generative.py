@@ -370,7 +370,7 @@ def test_signs_without_a_scale_make_a_bundle_as_well(generative: Path, tmp_path:
 
 
 def test_the_int8_bundle_is_checked_and_says_what_it_is(generative: Path, tmp_path: Path) -> None:
-    manifest = make_bundle(generative / "run", tmp_path / "int8")
+    manifest = make_bundle(generative / "run", tmp_path / "int8", ratio=0.2)
     assert (manifest.reader, manifest.name, manifest.bits) == ("generative", "btr-t5", 32)
     assert manifest.measured["parity"]["int8"]["bit_agreement"] > 0.93
     assert set(read_manifest(tmp_path / "int8").files) == {LOWER, UPPER, CROSS, DECODER, "tokenizer.json"}
@@ -380,3 +380,6 @@ def test_the_int8_bundle_is_checked_and_says_what_it_is(generative: Path, tmp_pa
     bundle = Bundle.open(tmp_path / "int8")
     (span,) = GenerativeReader(bundle, ratio=0.0).read(bundle.encode_question("which port?"), passages(bundle))
     assert span.text == "5433"
+    told, own = open_reader(bundle, ratio=0.1), open_reader(bundle)
+    assert isinstance(told, GenerativeReader) and isinstance(own, GenerativeReader)
+    assert (told.ratio, own.ratio) == (0.1, 0.2)

@@ -52,6 +52,7 @@ def test_the_fingerprint_covers_what_decides_the_bits_and_nothing_else(tmp_path:
     for same in (
         replace(made, name="other", measured={"f1": 1}, null_logit=2.0, temperature=3.0, threshold=0.1),
         replace(made, offline_ratio=None),
+        replace(made, runtime_ratio=0.2),
         replace(made, files={**made.files, UPPER: "0"}),
     ):
         assert same.fingerprint == made.fingerprint
@@ -99,6 +100,9 @@ def test_garbage_for_a_manifest_is_one_sentence(tmp_path: Path, text: str) -> No
         ("offline_ratio", "0"),
         ("offline_ratio", True),
         ("offline_ratio", float("nan")),
+        ("runtime_ratio", 0.6),
+        ("runtime_ratio", -0.1),
+        ("runtime_ratio", None),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused(tmp_path: Path, entry: str, value: object) -> None:
@@ -106,6 +110,14 @@ def test_an_entry_that_cannot_be_is_refused(tmp_path: Path, entry: str, value: o
     (tmp_path / "manifest.json").write_text(json.dumps(changed))
     with pytest.raises(ModelError, match="export the bundle again"):
         read_manifest(tmp_path)
+
+
+def test_a_bundle_that_says_nothing_of_merging_merges_nothing(tmp_path: Path) -> None:
+    """As none did before there was the entry."""
+    entries = asdict(replace(manifest(tmp_path), runtime_ratio=0.2))
+    del entries["runtime_ratio"]
+    (tmp_path / "manifest.json").write_text(json.dumps(entries))
+    assert read_manifest(tmp_path).runtime_ratio == 0
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
