@@ -109,12 +109,13 @@ class FullGenerative(GenerativeReader):
         super().__init__(bundle, ratio=0.0, beams=beams)
         _check_graphs(bundle, (FULL, FULL_CROSS, FULL_DECODER))
 
-    def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
-        """Last encoder states (t, d), each of one token (t,)."""
+    def encode(self, question: EncodedQuestion, passage: PassageBits) -> Floats:
+        """Last encoder states (t, d)."""
         before, after = self.bundle.surround(passage.heading)
         joint = [*question.ids[0].tolist(), *before, *self.bundle.tokenize(passage.text).ids, *after]
         (states,) = self.bundle.run(FULL, ["encoded"], {"ids": np.array([joint], dtype=np.int64)})
-        return states[0], np.ones(len(joint), np.float32)
+        encoded: Floats = states[0]
+        return encoded
 
 
 class FloatSplitGenerative(GenerativeReader):
@@ -130,8 +131,8 @@ class FloatSplitGenerative(GenerativeReader):
         """The question through this reader's own lower encoder."""
         return _float_question(self.bundle, question)
 
-    def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
-        """Last encoder states (t, d), each of one token (t,)."""
+    def encode(self, question: EncodedQuestion, passage: PassageBits) -> Floats:
+        """Last encoder states (t, d)."""
         ids = self.bundle.tokenize(passage.text).ids
         return self.encode_above(question, ids, {"states": self.bundle.states(passage.heading, ids, SPLIT_LOWER)})
 

@@ -1,8 +1,8 @@
 """
 The generative reader (BTR-Atlas): Fusion-in-Decoder over stored passages, a decode loop in numpy.
 
-Each passage goes through the upper graph with the question, which first merges a share of its tokens; the states of all
-passages, side by side, are merged once more and read by the decoder. The empty answer is "not in the passages": it is
+Each passage goes through the upper graph with the question, whose layers read it with a share of its tokens merged; the
+states of all passages, side by side, are merged for the decoder. The empty answer is "not in the passages": it is
 never written, and log p(answer) - log p(empty) is an answer's score, so that above 0 it is likelier than none.
 
 The source of an answer is the passage that the decoder's cross-attention paid most while writing it, among those that
@@ -72,13 +72,13 @@ class GenerativeReader:
         """What all passages of a question share, computed once."""
         return question
 
-    def encode(self, question: EncodedQuestion, passage: PassageBits) -> tuple[Floats, Floats]:
-        """Last encoder states (t, d) of question and passage, and how many tokens each stands for (t,)."""
+    def encode(self, question: EncodedQuestion, passage: PassageBits) -> Floats:
+        """Last encoder states (t, d) of question and passage."""
         ids = tokens_of(self.bundle, passage).ids
         stored: Arrays = {"bits": passage.bits[None], "scale": passage.scale[None]}
         return self.encode_above(question, ids, stored)
 
-    def encode_above(self, question: EncodedQuestion, ids: Sequence[int], passage: Arrays) -> tuple[Floats, Floats]:
+    def encode_above(self, question: EncodedQuestion, ids: Sequence[int], passage: Arrays) -> Floats:
         """The same from a passage's ids and what else of it the upper graph takes."""
         inputs: Arrays = {
             "question_states": question.states,
@@ -87,8 +87,9 @@ class GenerativeReader:
             "ratio": np.array(self.ratio, np.float32),
             **passage,
         }
-        states, size = self.bundle.run(self.upper, ["encoded", "size"], inputs)
-        return states[0], size[0]
+        (states,) = self.bundle.run(self.upper, ["encoded"], inputs)
+        encoded: Floats = states[0]
+        return encoded
 
     def read(
         self,
@@ -106,10 +107,10 @@ class GenerativeReader:
 
     def encode_all(
         self, question: EncodedQuestion, passages: Sequence[PassageBits], cancelled: Callable[[], bool] = never
-    ) -> list[tuple[Floats, Floats]]:
+    ) -> list[Floats]:
         """`encode` of every passage, in their order; raises `Cancelled`."""
         prepared = self.prepare(question)
-        encoded: dict[int, tuple[Floats, Floats]] = {}
+        encoded: dict[int, Floats] = {}
 
         def one(index: int) -> None:
             encoded[index] = self.encode(prepared, passages[index])
@@ -117,14 +118,14 @@ class GenerativeReader:
         each_passage(self.bundle, passages, range(len(passages)), one, cancelled)
         return [encoded[index] for index in range(len(passages))]
 
-    def fuse(self, encoded: Sequence[tuple[Floats, Floats]]) -> Fused:
-        """States (t, d) and sizes (t,) of each passage -> what the decoder reads, merged over all of them."""
-        states, size = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
-        owner = np.repeat(np.arange(len(encoded)), [len(part) for part, _ in encoded])
+    def fuse(self, encoded: Sequence[Floats]) -> Fused:
+        """States (t, d) of each passage -> what the decoder reads, merged over all of them."""
+        states = np.concatenate(encoded)
+        owner = np.repeat(np.arange(len(encoded)), [len(part) for part in encoded])
         group = groups(states, self.ratio)
-        merged, sizes = merge(states, size, group)
+        merged, sizes = merge(states, group)
         shares = np.zeros((len(sizes), len(encoded)), np.float32)
-        np.add.at(shares, (group, owner), size)
+        np.add.at(shares, (group, owner), 1)
         names = self.bundle.outputs(self.cross)
         keys = self.bundle.run(self.cross, names, {"encoded": merged[None]})
         return Fused(dict(zip(names, keys, strict=True)), shares / sizes[:, None])

@@ -1,9 +1,9 @@
 """
 Bipartite merging of token states in numpy: the reference of `export.merging`, and what merges over passages.
 
-Both follow one definition. Tokens at even places propose their nearest neighbour by cosine among those at odd places;
-the closest floor(ratio n) of them merge with it, in single precision; a merged token is the mean of what it stands for.
-Cosines are compared in steps of 1 / 4096, and of equal ones the earlier is the closer.
+Both follow one definition. Tokens at even places propose their nearest neighbour by cosine among those at odd places
+within reach; the closest floor(ratio n) of them merge with it, in single precision; a merged token is the mean of what
+it stands for. Cosines are compared in steps of 1 / 4096, and of equal ones the earlier is the closer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from store.codec import Floats
 Groups = npt.NDArray[np.int64]
 
 
-def groups(x: Floats, ratio: float) -> Groups:
-    """States (n, d) -> the merged token (n,) that each belongs to, numbered 0.. in the order of the kept tokens."""
+def groups(x: Floats, ratio: float, reach: int | None = None) -> Groups:
+    """
+    States (n, d) -> the merged token (n,) that each belongs to, numbered 0.. in the order of the kept tokens.
+
+    With a `reach` none merge that stand farther apart.
+    """
     n = len(x)
     count = min(int(np.floor(np.float32(ratio) * np.float32(n))), n // 2)
     target = np.arange(n)
     if count:
         unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         similarity = np.round(4096 * (unit[0::2] @ unit[1::2].T))
+        if reach is not None:
+            similarity[np.abs(target[0::2, None] - target[None, 1::2]) > reach] = -9999
         closest = np.argsort(-similarity.max(axis=1), kind="stable")[:count]
         target[2 * closest] = 2 * similarity.argmax(axis=1)[closest] + 1
     kept = target == np.arange(n)
@@ -31,10 +37,10 @@ def groups(x: Floats, ratio: float) -> Groups:
     return numbered
 
 
-def merge(x: Floats, size: Floats, group: Groups) -> tuple[Floats, Floats]:
-    """States (n, d), sizes (n,) and their groups (n,) -> means (n', d) weighted by size, and sizes (n',)."""
+def merge(x: Floats, group: Groups) -> tuple[Floats, Floats]:
+    """States (n, d) and their groups (n,) -> means (n', d), and how many tokens each stands for (n',)."""
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max() + 1))
-    sizes: Floats = np.add.reduceat(size[order], starts)
-    means = np.add.reduceat((x * size[:, None])[order], starts) / sizes[:, None]
+    sizes = np.bincount(group).astype(np.float32)
+    means = np.add.reduceat(x[order], starts) / sizes[:, None]
     return means.astype(np.float32, copy=False), sizes

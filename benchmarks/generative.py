@@ -222,9 +222,10 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float =
             for passage in one.passages:
                 ids = torch.tensor([bundle.tokenize(passage.text).ids])
                 bits, scale = (torch.tensor(each)[None] for each in (passage.bits, passage.scale))
-                parts.append(upper(h_q, q_ids, ids, bits, scale, share))
-            states, size = (torch.cat([part[name] for part in parts], dim=1) for name in ("encoded", "size"))
-            states, size, _ = merge(states, size, torch.zeros_like(size), share)
+                parts.append(upper(h_q, q_ids, ids, bits, scale, share)["encoded"])
+            states = torch.cat(parts, dim=1)
+            ones = torch.ones(states.shape[:2])
+            states, size, *_ = merge(states, ones, torch.zeros_like(ones), share, ones.shape[1])
             mask = size > 0
             fused = reader.fuse(reader.encode_all(one.encoded, one.passages))
             ours, *_ = reader.decode(fused)

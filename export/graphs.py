@@ -17,7 +17,7 @@ and, for measuring against, the readers of the steps before (`btr-export bundle 
 A generative reader (T5) has the same lower graph, and above it
 
     upper.onnx    as above with ratio () for states and exact
-                  -> encoded (p, t, d), size (p, t): of how many tokens, 0 is padding
+                  -> encoded (p, t, d)
     cross.onnx    encoded (1, t, d) -> the decoder's cross-attention: past_key_values.I.encoder.key and .value
     decoder.onnx  Optimum's T5 decoder with past, whose first call has a past of length 0; one output more:
                   attention (b, t), what the last token paid to each state, the mean over layers and heads
@@ -251,14 +251,13 @@ class SplitUpperGraph(GraphPart):
 
 
 class T5UpperGraph(StoredPart):
-    """Question states and stored bits -> the encoder's last states, merged by a ratio."""
+    """Question states and stored bits -> the encoder's last states, read by layers that see them merged by a ratio."""
 
     def forward(
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, bits: Tensor, scale: Tensor, ratio: Tensor
     ) -> dict[str, Tensor]:
         p = self.restore(ids, bits, scale)
-        encoded, size = self.reader.upper(*self.join(question_states, question_ids, p, ids), ratio)
-        return {"encoded": encoded, "size": size}
+        return {"encoded": self.reader.upper(*self.join(question_states, question_ids, p, ids), ratio)}
 
 
 class T5SplitUpperGraph(GraphPart):
@@ -267,8 +266,7 @@ class T5SplitUpperGraph(GraphPart):
     def forward(
         self, question_states: Tensor, question_ids: Tensor, ids: Tensor, states: Tensor, ratio: Tensor
     ) -> dict[str, Tensor]:
-        encoded, size = self.reader.upper(*self.join(question_states, question_ids, states, ids), ratio)
-        return {"encoded": encoded, "size": size}
+        return {"encoded": self.reader.upper(*self.join(question_states, question_ids, states, ids), ratio)}
 
 
 class T5FullGraph(nn.Module):
@@ -373,7 +371,6 @@ _AXES: dict[str, dict[int, str]] = {
     "code": {0: "passages"},
     "ratio": {},
     "encoded": {0: "passages", 1: "passage_length"},
-    "size": {0: "passages", 1: "merged_length"},
     "joint": {0: "passages", 1: "joint_length"},
     "relevance": {0: "passages"},
     "start": {0: "passages", 1: "passage_length"},
@@ -436,11 +433,11 @@ class SplitUpperOnnxConfig(GraphConfig):
 
 class T5UpperOnnxConfig(GraphConfig):
     input_names = ("question_states", "question_ids", "ids", "bits", "scale", "ratio")
-    output_names = ("encoded", "size")
+    output_names = ("encoded",)
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        return dict.fromkeys(self.output_names, _AXES["size"])
+        return dict.fromkeys(self.output_names, _AXES["joint"])
 
 
 class T5SplitUpperOnnxConfig(T5UpperOnnxConfig):

@@ -1,12 +1,16 @@
 """
 Bipartite merging of token states (BTR section 3.3, after ToMe), traceable into ONNX; twin of `app.merging`.
 
-Tokens at even places propose their nearest neighbour by cosine among those at odd places, and the closest
+Tokens at even places propose their nearest neighbour by cosine among those at odd places within reach, and the closest
 floor(ratio n) of them merge with it, n being a row's true length: at most every second token, whatever the ratio.
 A merged token is the mean of all tokens it stands for, keeps the place and position of the odd one, and counts in
 attention as often as it stands for tokens. Padding (size 0) stands at the end of a row, and is neither merged nor
 counted. Order is kept. Cosines are compared in steps of 1 / 4096, and of equal ones the earlier is the closer: tokens
 that stand in a passage twice are restored alike, and whichever way the last digits fall there, all twins do the same.
+
+Inside a passage only what the layers above would add is shared (`unmerge`): a token's own state is known before them,
+and the decoder, which copies answers word by word, has to read every one. What they add is alike for neighbours, so
+none farther apart than `REACH` merge. The paper merges any two, for good.
 
 Sums are one product with the places of the tokens, which costs less than to scatter them. At a ratio of 0 an exported
 graph does nothing of all this (`merge_passage`): only a scripted function becomes an If. The biases of positions
@@ -17,6 +21,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+REACH = 3
+"""Farthest that two tokens of a passage stand apart that merge."""
 
 
 def _weight(size: Tensor) -> Tensor:
@@ -52,8 +59,15 @@ def bias_in_order(distances: Tensor, size: Tensor) -> Tensor:
 
 
 @torch.jit.script
-def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """States (B, n, d), sizes (B, n) float, positions (B, n), ratio () -> the same of (B, n') tokens."""
+def merge(
+    x: Tensor, size: Tensor, position: Tensor, ratio: Tensor, reach: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """
+    States (B, n, d), sizes (B, n) float, positions (B, n), ratio () -> the same of (B, n') tokens.
+
+    And the merged token (B, n) that each belongs to.
+    """
+    n = x.size(1)
     x = torch.nn.functional.pad(x, [0, 0, 0, 1])  # so that there is an odd token
     size = torch.nn.functional.pad(size, [0, 1])
     position = torch.nn.functional.pad(position, [0, 1])
@@ -63,7 +77,8 @@ def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Ten
     place = torch.arange(x.size(1), device=x.device)
     unit = x / x.norm(2, -1, True).clamp(min=1e-12)
     cosine = (4096 * torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))).round()
-    nearest, partner = cosine.masked_fill(~real[:, None, 1::2], -9999.0).max(dim=-1)  # of equal ones the first
+    far = (place[0::2, None] - place[None, 1::2]).abs() > reach
+    nearest, partner = cosine.masked_fill(far | ~real[:, None, 1::2], -9999.0).max(dim=-1)  # of equal ones the first
     nearest = nearest.masked_fill(~real[:, 0::2], -9999.0) - place[0::2] / x.size(1)
     rank = (nearest[:, None, :] > nearest[:, :, None]).sum(2)
     merged = ((rank < count)[:, place // 2]) & (place % 2 == 0)[None]
@@ -76,28 +91,46 @@ def merge(x: Tensor, size: Tensor, position: Tensor, ratio: Tensor) -> tuple[Ten
     sizes = parts.sum(2)
     left = (position * kept).to(x.dtype)
     positions = torch.matmul(here, left[:, :, None])[:, :, 0].round().long()
-    return torch.matmul(parts, x) / sizes[:, :, None].clamp(min=1.0), sizes, positions
+    return torch.matmul(parts, x) / sizes[:, :, None].clamp(min=1.0), sizes, positions, target[:, :n]
 
 
 @torch.jit.script
 def merge_passage(
-    states: Tensor, size: Tensor, position: Tensor, question: Tensor, ratio: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    states: Tensor, size: Tensor, position: Tensor, question: Tensor, ratio: Tensor, reach: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     Joint states (B, L, d), sizes and positions (B, L); a question (B, Q, ...) that stands first in each row stays.
 
     Only the question's length counts; as a number it would be that of the example in an exported graph.
 
     Returns:
-        The same of (B, Q + n') tokens.
+        The same of (B, Q + n') tokens, and which of these each (B, L) belongs to.
     """
+    group = position
     if bool(ratio > 0):
         q = question.size(1)
-        merged, sizes, positions = merge(states[:, q:], size[:, q:], position[:, q:], ratio)
+        merged, sizes, positions, group = merge(states[:, q:], size[:, q:], position[:, q:], ratio, reach)
         states = torch.cat([states[:, :q], merged], dim=1)
         size = torch.cat([size[:, :q], sizes], dim=1)
         position = torch.cat([position[:, :q], positions], dim=1)
-    return states, size, position
+        own = torch.arange(q, device=group.device)[None].expand(group.size(0), -1)
+        group = torch.cat([own, group + q], dim=1)
+    return states, size, position, group
+
+
+@torch.jit.script
+def unmerge(states: Tensor, merged: Tensor, read: Tensor, group: Tensor, ratio: Tensor) -> Tensor:
+    """
+    Each token's own state, and what layers added to the merged one that it belongs to.
+
+    States (B, L, d), merged (B, L', d), these read by the layers (B, L', d), groups (B, L) -> (B, L, d); what was read
+    where nothing was merged.
+    """
+    if bool(ratio > 0):
+        rows = torch.arange(group.size(0), device=group.device)[:, None] * merged.size(1)
+        added = (read - merged).flatten(0, 1)
+        read = states + added[(group + rows).flatten()].reshape(states.shape)
+    return read
 
 
 @torch.jit.script

@@ -306,19 +306,20 @@ class Trainer:
             return {"task": task_loss(batch, read), **self._copying(read)}
         self.reader.binarizer.anneal(self.step)
         exact = int((self.step + 1) * config.exact) - int(self.step * config.exact)
-        ratio = self._ratio()
         reading, h_p, h_q, bodies, restored = read_split(
-            self.reader, batch, self.name == "binarized" and not exact, self._bare(batch, self.step), ratio
+            self.reader,
+            batch,
+            self.name == "binarized" and not exact,
+            self._bare(batch, self.step),
+            self._ratio(),
         )
-        losses = {"task": task_loss(batch, reading)}
-        if ratio is None:
-            losses |= self._copying(reading)
+        losses = {"task": task_loss(batch, reading), **self._copying(reading)}
         if config.early:
             losses["early"] = config.early * early_loss(batch, reading)
         if self.teacher is not None and (config.tokens or config.logits):
             teacher = self._taught(batch, self.teacher)
             mask = batch.body_mask[batch.pair_passage]
-            if config.tokens and ratio is None:
+            if config.tokens:
                 losses["tokens"] = config.tokens * token_distillation(reading, teacher, mask, config.share)
             if config.logits:
                 losses["logits"] = config.logits * logit_distillation(reading, teacher, config.temperature)
@@ -335,7 +336,7 @@ class Trainer:
         return losses
 
     def _ratio(self) -> Tensor | None:
-        """The ratio () at which this step merges tokens; None where it does not: merged ones have no counterpart."""
+        """The ratio () at which this step merges tokens; None where it does not."""
         if not self.config.merging or self.step % 2 == 0:
             return None
         drawn = torch.rand((), generator=torch.Generator().manual_seed(self.step))

@@ -41,7 +41,7 @@ from export.binarizer import NormBinarizer, make_binarizer
 from export.checkpoint import load_weights
 from export.data import MAX_ANSWER, Batch
 from export.full import gather, join
-from export.merging import bias_by_distance, bias_in_order, bias_of_merged, merge_passage
+from export.merging import REACH, bias_by_distance, bias_in_order, bias_of_merged, merge_passage, unmerge
 from export.reader import Matching, PassageEncoder, RetrievalHead, SplitConfig, check_split
 from store.errors import ExportError
 
@@ -66,7 +66,7 @@ class Generation:
     looked: Tensor
     """(Q, a, T) attention that each answer token pays, in the decoder's last layer, mean over its heads."""
     read_ids: Tensor
-    """(Q, T) the tokens that the decoder read, padded with 0; before any were merged."""
+    """(Q, T) the tokens that the decoder read, padded with 0."""
     attention: Tensor | None = None
     """(N, n) attention that the question pays to each token, where it was asked for."""
 
@@ -123,33 +123,34 @@ class T5Upper(Matching):
         self.norm = encoder.final_layer_norm
         self.make_match(encoder.config.d_model, match_rank)
 
-    def forward(
-        self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor, ratio: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, q_mask: Tensor, p: Tensor, p_mask: Tensor, ratio: Tensor | None = None) -> Tensor:
         """
-        Question states q (B, Q, d), passage states p (B, n, d), their masks -> joint states (B, Q + n', d), sizes.
+        Question states q (B, Q, d), passage states p (B, n, d), their masks -> joint states (B, Q + n, d).
 
-        With a `ratio` () as many of the passage's tokens are merged as if each layer left 1 - ratio of them, but all
-        before the first layer and at most every second: a merge costs as much as a third of a layer. Sizes (B, Q + n')
-        say how many tokens each state stands for, 0 where it is padding. At a ratio of 0 no question may be padded.
+        With a `ratio` () the layers read as many fewer of the passage's tokens as if each left 1 - ratio of them, but
+        all are merged before the first layer and at most every second: a merge costs as much as a third of a layer.
+        At a ratio of 0 no question may be padded.
         """
         states, size = torch.cat([q, p], dim=1), torch.cat([q_mask, p_mask], dim=1).to(q.dtype)
         at = torch.arange(p.shape[1], device=p.device) + q_mask.sum(1, keepdim=True)
         position = torch.cat([torch.arange(q.shape[1], device=q.device).expand_as(q_mask), at], dim=1)
         distances = biases(self.table, self.config)
         if ratio is None:
-            bias = bias_by_distance(distances, position, size)
-        else:
-            if not torch.jit.is_tracing():
-                assert ratio > 0 or bool(q_mask.all()), "behind a padded question positions are not in order"
-            share = 1 - (1 - ratio) ** len(self.layers)
-            with torch.autocast(states.device.type, enabled=False):  # positions and means need their digits
-                states, size, position = merge_passage(states.float(), size, position, q, share)
-            bias = bias_of_merged(distances, position, size, share)
+            return self.norm(self.run(states, bias_by_distance(distances, position, size)))
+        if not torch.jit.is_tracing():
+            assert ratio > 0 or bool(q_mask.all()), "behind a padded question positions are not in order"
+        share = 1 - (1 - ratio) ** len(self.layers)
+        with torch.autocast(states.device.type, enabled=False):  # positions and means need their digits
+            merged, size, position, group = merge_passage(states.float(), size, position, q, share, REACH)
+        read = self.run(merged, bias_of_merged(distances, position, size, share))
+        return self.norm(unmerge(states, merged, read, group, share))
+
+    def run(self, states: Tensor, bias: Tensor) -> Tensor:
+        """The layers alone: (B, L, d), biases (B, heads, L, L) -> (B, L, d)."""
         for layer in self.layers:
             states = layer.layer[0](states, position_bias=bias)[0]
             states = layer.layer[-1](states)
-        return self.norm(states), size
+        return states
 
 
 class Decoding(nn.Module):
@@ -264,13 +265,13 @@ class SplitT5(PassageEncoder, Decoding):
         """
         Lower states of the questions (Q, q, d), states of the bodies (P, n, d) -> Generation over the pairs.
 
-        At a `ratio` () tokens are merged, of each passage alone: what is read, and its states, are then fewer.
+        At a `ratio` () the upper layers read merged tokens, of each passage alone.
         """
         at, of = batch.pair_question, batch.pair_passage
         q_ids, p_ids, p_mask = batch.question_ids[at], batch.body_ids[of], batch.body_mask[of]
         q, p = self.upper.match(h_q[at], q_ids, p[of], p_ids, p_mask, self.match_factors)
-        states, size = self.upper(q, q_ids != 0, p, p_mask, ratio)
-        encoded, whole = fuse(states, size > 0, batch)
+        states = self.upper(q, q_ids != 0, p, p_mask, ratio)
+        encoded, whole = fuse(states, torch.cat([q_ids != 0, p_mask], dim=1), batch)
         logits, looked = self.write(encoded, whole, batch.answer_ids)
         read = side_by_side(torch.cat([q_ids, p_ids], dim=1), batch)
         return Generation(logits, states[:, h_q.shape[1] :], encoded, whole, batch.answer_ids, looked, read)

@@ -77,7 +77,7 @@ def torch_states(generative: Path, floats: Bundle) -> tuple[SplitT5, torch.Tenso
             h = reader.lower(whole, whole != 0)[:, len(before) : -1]
             p = reader.binarize(h, torch.tensor([ids]))
             mask = torch.ones(1, len(ids), dtype=torch.bool)
-            parts.append(reader.read(reader.lower(q_ids, q_ids != 0), q_ids, p, torch.tensor([ids]), mask)[0])
+            parts.append(reader.read(reader.lower(q_ids, q_ids != 0), q_ids, p, torch.tensor([ids]), mask))
         words.copy_(exact)
     return reader, torch.cat(parts, dim=1)
 
@@ -102,9 +102,9 @@ def test_the_graphs_decode_as_torch_does(floats: Bundle, torch_states: tuple[Spl
     mask = torch.ones(states.shape[:2], dtype=torch.bool)
     reader = GenerativeReader(floats, ratio=0.0, beams=4)
     question = floats.encode_question("when was the boiler serviced?")
-    ours = np.concatenate([reader.encode(question, one)[0] for one in passages(floats)])
+    ours = np.concatenate([reader.encode(question, one) for one in passages(floats)])
     assert np.allclose(ours, states[0], atol=0.02)  # float16 scales stand between them
-    fused = reader.fuse([(states[0].numpy(), np.ones(states.shape[1], np.float32))])
+    fused = reader.fuse([states[0].numpy()])
     greedy = GenerativeReader(floats, ratio=0.0).decode(fused)[0]
     written = t5_reader.generate(states, mask)[0].tolist()
     assert [*greedy.ids, 1] == written[: written.index(1) + 1]
@@ -124,7 +124,7 @@ def test_wide_beams_find_the_likeliest_answer_of_two_tokens(
     floats: Bundle, torch_states: tuple[SplitT5, torch.Tensor]
 ) -> None:
     _, states = torch_states
-    fused = GenerativeReader(floats, ratio=0.0).fuse([(states[0].numpy(), np.ones(states.shape[1], np.float32))])
+    fused = GenerativeReader(floats, ratio=0.0).fuse([states[0].numpy()])
     best = GenerativeReader(floats, ratio=0.0, beams=88).decode(fused)
     assert best[0].score >= max(one.score for one in GenerativeReader(floats, 0.0, 2).decode(fused)) - 1e-4
     assert len(best) == 88
@@ -362,9 +362,9 @@ def test_signs_without_a_scale_make_a_bundle_as_well(generative: Path, tmp_path:
     naive = Bundle.open(tmp_path / "float32")
     reader, question = GenerativeReader(naive, ratio=0.0), naive.encode_question("which port?")
     one = passage(naive, CONTEXT)
-    states, _ = reader.encode(question, one)
-    louder, _ = reader.encode(question, replace(one, scale=2 * one.scale))
-    bare, _ = reader.encode(question, replace(one, scale=0 * one.scale))
+    states = reader.encode(question, one)
+    louder = reader.encode(question, replace(one, scale=2 * one.scale))
+    bare = reader.encode(question, replace(one, scale=0 * one.scale))
     assert np.array_equal(states, louder)
     assert not np.allclose(states, bare, atol=0.01)
 

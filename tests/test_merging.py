@@ -6,19 +6,20 @@ import pytest
 import torch
 
 import app.merging
-from export.merging import merge
+from export.merging import REACH, merge, unmerge
 
 
 def states(rows: int, tokens: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, tokens, 16)).astype(np.float32)
 
 
-def by_hand(x: np.ndarray, ratio: float) -> list[list[int]]:
+def by_hand(x: np.ndarray, ratio: float, reach: int) -> list[list[int]]:
     """The tokens of each group, from the definition, one pair after another."""
     similarity = {
         i: max(
             (round(4096 * float(x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j]))), -j)
             for j in range(1, len(x), 2)
+            if abs(i - j) <= reach
         )
         for i in range(0, len(x), 2)
         if len(x) > 1
@@ -32,26 +33,23 @@ def by_hand(x: np.ndarray, ratio: float) -> list[list[int]]:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 10, 33])
-def test_groups_are_those_of_the_definition(tokens: int, ratio: float) -> None:
+@pytest.mark.parametrize("reach", [1, 3, None])
+def test_groups_are_those_of_the_definition(tokens: int, ratio: float, reach: int | None) -> None:
     x = states(1, tokens, tokens)[0]
-    group = app.merging.groups(x, ratio)
+    group = app.merging.groups(x, ratio, reach)
     found = [np.flatnonzero(group == g).tolist() for g in range(group.max() + 1)]
-    assert found == by_hand(x, ratio)
-    means, sizes = app.merging.merge(x, np.ones(tokens, np.float32), group)
+    assert found == by_hand(x, ratio, reach or tokens)
+    means, sizes = app.merging.merge(x, group)
     assert np.allclose(means, [x[members].mean(axis=0) for members in found], atol=1e-6)
     assert sizes.tolist() == [len(members) for members in found]
 
 
-def test_a_token_that_stands_for_many_weighs_as_many() -> None:
-    x = np.array([[1.0, 0.0], [0.9, 0.1]], np.float32)
-    means, sizes = app.merging.merge(x, np.array([3.0, 1.0], np.float32), np.array([0, 0]))
-    assert np.allclose(means, [[0.975, 0.025]])
-    assert sizes.tolist() == [4.0]
-
-
 class Merging(torch.nn.Module):
+    """What passages go through, one layer between that changes nothing but doubles what it reads."""
+
     def forward(self, x: torch.Tensor, size: torch.Tensor, position: torch.Tensor, ratio: torch.Tensor) -> tuple:
-        return merge(x, size, position, ratio)
+        y, sizes, positions, group = merge(x, size, position, ratio, REACH)
+        return y, sizes, positions, unmerge(x, y, 2 * y, group, ratio)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +58,10 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSess
     path = tmp_path_factory.mktemp("merging") / "merge.onnx"
     inputs = (torch.randn(2, 12, 16), torch.ones(2, 12), torch.arange(12).expand(2, 12), torch.tensor(0.2))
     names = ["x", "size", "position", "ratio"]
-    axes = {name: {0: "rows", 1: "tokens"} for name in [*names[:3], "y", "sizes", "positions"]}
+    outputs = ["y", "sizes", "positions", "unmerged"]
+    axes = {name: {0: "rows", 1: "tokens"} for name in [*names[:3], *outputs]}
     torch.onnx.export(
-        Merging(), inputs, str(path), input_names=names, output_names=["y", "sizes", "positions"],
+        Merging(), inputs, str(path), input_names=names, output_names=outputs,
         dynamic_axes=axes, opset_version=17, dynamo=False,
     )  # fmt: skip
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -73,11 +72,11 @@ def test_tokens_that_are_alike_merge_alike_everywhere(graph: onnxruntime.Inferen
     """Of two tokens that stand there eight times each, in other lengths: a digit more or less decides nothing."""
     rng = np.random.default_rng(5)
     x = states(1, 2, 5)[:, rng.integers(0, 2, 16)] * rng.uniform(1, 3, (1, 16, 1)).astype(np.float32)
-    group = app.merging.groups(x[0], ratio)
-    assert [np.flatnonzero(group == g).tolist() for g in range(group.max() + 1)] == by_hand(x[0], ratio)
-    means, _ = app.merging.merge(x[0], np.ones(16, np.float32), group)
+    group = app.merging.groups(x[0], ratio, REACH)
+    assert [np.flatnonzero(group == g).tolist() for g in range(group.max() + 1)] == by_hand(x[0], ratio, REACH)
+    means, _ = app.merging.merge(x[0], group)
     inputs = {"x": x, "size": np.ones((1, 16), np.float32), "position": np.arange(16)[None], "ratio": np.float32(ratio)}
-    found, *_ = merge(*(torch.tensor(value) for value in inputs.values()))
+    found, *_ = Merging()(*(torch.tensor(value) for value in inputs.values()))
     exported, *_ = graph.run(None, {name: np.asarray(value) for name, value in inputs.items()})
     assert np.allclose(found[0].numpy(), means, atol=1e-5)
     assert np.allclose(exported[0], means, atol=1e-5)
@@ -88,25 +87,24 @@ def test_tokens_that_are_alike_merge_alike_everywhere(graph: onnxruntime.Inferen
 def test_torch_and_the_graph_merge_as_numpy_does(
     graph: onnxruntime.InferenceSession, lengths: tuple[int, ...], ratio: float
 ) -> None:
-    """Rows of several lengths padded together, tokens that already stand for others, each row as it is alone."""
+    """Rows of several lengths padded together, each row as it is alone; each token gets what its own group is given."""
     rows, longest = len(lengths), max(lengths)
-    rng = np.random.default_rng(longest)
     x = states(rows, longest, longest)
-    size = rng.integers(1, 4, (rows, longest)).astype(np.float32)
-    size[np.arange(longest)[None] >= np.array(lengths)[:, None]] = 0
+    size = (np.arange(longest)[None] < np.array(lengths)[:, None]).astype(np.float32)
     position = np.broadcast_to(np.arange(longest) + 7, (rows, longest)).copy()
     inputs = {"x": x, "size": size, "position": position, "ratio": np.float32(ratio)}
-    found = [t.numpy() for t in merge(*(torch.tensor(value) for value in inputs.values()))]
+    found = [t.numpy() for t in Merging()(*(torch.tensor(value) for value in inputs.values()))]
     exported = graph.run(None, {name: np.asarray(value) for name, value in inputs.items()})
     for ours, theirs in zip(found, exported, strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
     for row, n in enumerate(lengths):
-        group = app.merging.groups(x[row, :n], ratio)
-        means, sizes = app.merging.merge(x[row, :n], size[row, :n], group)
+        group = app.merging.groups(x[row, :n], ratio, REACH)
+        means, sizes = app.merging.merge(x[row, :n], group)
         kept = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
         assert np.allclose(found[0][row, : len(means)], means, atol=1e-5)
         assert np.array_equal(found[1][row, : len(means)], sizes)
         assert (found[1][row, len(means) :] == 0).all()
+        assert np.allclose(found[3][row, :n], x[row, :n] + means[group] if ratio else 2 * x[row, :n], atol=1e-5)
         assert found[2][row, : len(means)].tolist() == [
             7 + int(members[0] if len(members) == 1 else members[members % 2 == 1][0]) for members in kept
         ]
