@@ -27,7 +27,8 @@ def groups(x: Floats, ratio: float, reach: int | None = None) -> Groups:
     target = np.arange(n)
     if count:
         unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        similarity = np.round(4096 * (unit[0::2] @ unit[1::2].T))
+        similarity = unit[0::2] @ unit[1::2].T
+        np.rint(np.multiply(similarity, 4096, out=similarity), out=similarity)  # in place: it is large
         if reach is not None:
             similarity[np.abs(target[0::2, None] - target[None, 1::2]) > reach] = -9999
         closest = np.argsort(-similarity.max(axis=1), kind="stable")[:count]
@@ -39,8 +40,12 @@ def groups(x: Floats, ratio: float, reach: int | None = None) -> Groups:
 
 def merge(x: Floats, group: Groups) -> tuple[Floats, Floats]:
     """States (n, d) and their groups (n,) -> means (n', d), and how many tokens each stands for (n',)."""
-    order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
-    sizes = np.bincount(group).astype(np.float32)
-    means = np.add.reduceat(x[order], starts) / sizes[:, None]
-    return means.astype(np.float32, copy=False), sizes
+    sizes = np.bincount(group)
+    shared = np.flatnonzero(sizes[group] > 1)
+    shared = shared[np.argsort(group[shared], kind="stable")]
+    means = np.empty((len(sizes), x.shape[1]), np.float32)
+    means[group] = x
+    if len(shared):
+        starts = np.flatnonzero(np.diff(group[shared], prepend=-1))
+        means[sizes > 1] = np.add.reduceat(x[shared], starts) / sizes[sizes > 1, None]
+    return means, sizes.astype(np.float32)
