@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -139,3 +142,13 @@ def test_a_question_reads_the_same_without_its_question_mark(bundle: Bundle, typ
     assert bundle.encode_question(typed).ids.tolist() == whole.ids.tolist()
     said, asked = bundle.encode_question("Slack is a thing."), bundle.encode_question("Slack is a thing")
     assert said.ids.tolist() != asked.ids.tolist()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not tell")
+def test_numpy_has_one_thread_unless_the_environment_says_otherwise() -> None:
+    """A second one spins after each product, and takes its core from the passages."""
+    code = "import app, numpy, os; a = numpy.ones((500, 500)); a @ a; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    for more, threads in (({}, "1\n"), ({"OPENBLAS_NUM_THREADS": "2"}, f"{min(2, len(os.sched_getaffinity(0)))}\n")):
+        done = subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True)
+        assert done.stdout == threads
