@@ -1,8 +1,9 @@
 """
 The generative reader (BTR-Atlas): Fusion-in-Decoder over stored passages, a decode loop in numpy.
 
-Each passage goes through the upper graph with the question, whose layers read it with a share of its tokens merged; the
-states of all passages, side by side, are merged for the decoder. The empty answer is "not in the passages": it is
+Each passage goes through the upper graph with the question, whose layers read it with a share of its tokens merged. The
+decoder reads the states of all passages side by side; those of the question, of which each passage has its own, are
+merged then too. The empty answer is "not in the passages": it is
 never written, and log p(answer) - log p(empty) is an answer's score, so that above 0 it is likelier than none.
 
 The source of an answer is the passage that the decoder's cross-attention paid most while writing it, among those that
@@ -22,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from app.bundle import Bundle, EncodedQuestion
-from app.merging import groups, merge
 from app.reader import Cancelled, PassageBits, Span, each_passage, ignore, never, tokens_of, whole_words
 from store.bundle import CROSS, DECODER, UPPER
 from store.codec import Floats
@@ -58,8 +58,8 @@ class GenerativeReader:
     """
     Writes answers; with several `beams` it keeps that many and gives them all, else the greedy one.
 
-    `ratio` is the share of a passage's tokens merged in every upper layer, and of all of them before the decoder, the
-    bundle's own where none is given.
+    `ratio` is the share of a passage's tokens merged in every upper layer, the bundle's own where none is given; at 0
+    the question's are not merged either.
     """
 
     upper, cross, decoder = UPPER, CROSS, DECODER
@@ -101,7 +101,7 @@ class GenerativeReader:
         """The answers, best first; raises `Cancelled`."""
         if not passages:
             return []
-        fused = self.fuse(self.encode_all(question, passages, cancelled))
+        fused = self.fuse(question, self.encode_all(question, passages, cancelled))
         spans = [self.span(hypothesis, passages) for hypothesis in self.decode(fused, cancelled, told)]
         return [span for span in spans if span.text]
 
@@ -118,17 +118,16 @@ class GenerativeReader:
         each_passage(self.bundle, passages, range(len(passages)), one, cancelled)
         return [encoded[index] for index in range(len(passages))]
 
-    def fuse(self, encoded: Sequence[Floats]) -> Fused:
-        """States (t, d) of each passage -> what the decoder reads, merged over all of them."""
-        states = np.concatenate(encoded)
-        owner = np.repeat(np.arange(len(encoded)), [len(part) for part in encoded])
-        group = groups(states, self.ratio)
-        merged, sizes = merge(states, group)
-        shares = np.zeros((len(sizes), len(encoded)), np.float32)
-        np.add.at(shares, (group, owner), 1)
+    def fuse(self, question: EncodedQuestion, encoded: Sequence[Floats]) -> Fused:
+        """States (t, d) of each passage, the question's first -> what the decoder reads."""
+        asked, passages = question.ids.shape[1] if self.ratio else 0, len(encoded)
+        merged = np.mean([states[:asked] for states in encoded], axis=0)
+        own = np.repeat(np.eye(passages), [len(states) - asked for states in encoded], axis=0)
+        shares = np.concatenate([np.full((asked, passages), 1 / passages), own]).astype(np.float32)
+        states = np.concatenate([merged, *(states[asked:] for states in encoded)])
         names = self.bundle.outputs(self.cross)
-        keys = self.bundle.run(self.cross, names, {"encoded": merged[None]})
-        return Fused(dict(zip(names, keys, strict=True)), shares / sizes[:, None])
+        keys = self.bundle.run(self.cross, names, {"encoded": states[None]})
+        return Fused(dict(zip(names, keys, strict=True)), shares)
 
     def decode(
         self, fused: Fused, cancelled: Callable[[], bool] = never, told: Callable[[str], None] = ignore

@@ -112,7 +112,7 @@ def turn(reader: GenerativeReader, one: Asked) -> Turn:
     question = one.encoded if alone else reader.bundle.encode_question(one.question.text)
     encoded = reader.encode_all(question, one.passages)
     middle = time.perf_counter()
-    hypothesis, *_ = reader.decode(reader.fuse(encoded))
+    hypothesis, *_ = reader.decode(reader.fuse(question, encoded))
     ended = time.perf_counter()
     span = reader.span(hypothesis, one.passages)
     source, attended, first = (one.holding[at] for at in (span.passage, int(hypothesis.mass.argmax()), 0))
@@ -206,7 +206,6 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float =
     import torch
 
     from export.graphs import T5UpperGraph, vocabulary_tables
-    from export.merging import merge
     from export.saved import load_reader
     from export.t5 import SplitT5
 
@@ -223,11 +222,11 @@ def parity(run: Path, bundle: Bundle, questions: Iterator[Asked], ratio: float =
                 ids = torch.tensor([bundle.tokenize(passage.text).ids])
                 bits, scale = (torch.tensor(each)[None] for each in (passage.bits, passage.scale))
                 parts.append(upper(h_q, q_ids, ids, bits, scale, share)["encoded"])
-            states = torch.cat(parts, dim=1)
-            ones = torch.ones(states.shape[:2])
-            states, size, *_ = merge(states, ones, torch.zeros_like(ones), share, ones.shape[1])
-            mask = size > 0
-            fused = reader.fuse(reader.encode_all(one.encoded, one.passages))
+            asked = q_ids.shape[1] if ratio else 0
+            merged = torch.stack([part[:, :asked] for part in parts]).mean(0)
+            states = torch.cat([merged, *(part[:, asked:] for part in parts)], dim=1)
+            mask = torch.ones(states.shape[:2], dtype=torch.bool)
+            fused = reader.fuse(one.encoded, reader.encode_all(one.encoded, one.passages))
             ours, *_ = reader.decode(fused)
             answer = torch.tensor([[*ours.ids, bundle.end]])
             logits, _ = torch_reader.write(states, mask, answer)

@@ -1,5 +1,5 @@
 """
-Bipartite merging of token states (BTR section 3.3, after ToMe), traceable into ONNX; twin of `app.merging`.
+Bipartite merging of token states (BTR section 3.3, after ToMe), traceable into ONNX.
 
 Tokens at even places propose their nearest neighbour by cosine among those at odd places within reach, and the closest
 floor(ratio n) of them merge with it, n being a row's true length: at most every second token, whatever the ratio.

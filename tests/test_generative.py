@@ -104,7 +104,7 @@ def test_the_graphs_decode_as_torch_does(floats: Bundle, torch_states: tuple[Spl
     question = floats.encode_question("when was the boiler serviced?")
     ours = np.concatenate([reader.encode(question, one) for one in passages(floats)])
     assert np.allclose(ours, states[0], atol=0.02)  # float16 scales stand between them
-    fused = reader.fuse([states[0].numpy()])
+    fused = reader.fuse(question, [states[0].numpy()])
     greedy = GenerativeReader(floats, ratio=0.0).decode(fused)[0]
     written = t5_reader.generate(states, mask)[0].tolist()
     assert [*greedy.ids, 1] == written[: written.index(1) + 1]
@@ -124,7 +124,7 @@ def test_wide_beams_find_the_likeliest_answer_of_two_tokens(
     floats: Bundle, torch_states: tuple[SplitT5, torch.Tensor]
 ) -> None:
     _, states = torch_states
-    fused = GenerativeReader(floats, ratio=0.0).fuse([states[0].numpy()])
+    fused = GenerativeReader(floats, ratio=0.0).fuse(floats.encode_question("who?"), [states[0].numpy()])
     best = GenerativeReader(floats, ratio=0.0, beams=88).decode(fused)
     assert best[0].score >= max(one.score for one in GenerativeReader(floats, 0.0, 2).decode(fused)) - 1e-4
     assert len(best) == 88
@@ -135,20 +135,26 @@ def test_attention_is_shared_out_among_the_passages(floats: Bundle) -> None:
     for ratio in (0.0, 0.2, 0.5):
         reader = GenerativeReader(floats, ratio=ratio)
         question = floats.encode_question("which port?")
-        fused = reader.fuse([reader.encode(question, one) for one in passages(floats)])
+        fused = reader.fuse(question, [reader.encode(question, one) for one in passages(floats)])
         assert np.allclose(fused.shares.sum(axis=1), 1)
         (one,) = reader.decode(fused)
         assert one.mass.sum() == pytest.approx(len(one.ids), abs=1e-3)
 
 
-def test_a_ratio_leaves_the_decoder_less_to_read(floats: Bundle) -> None:
+def test_a_ratio_leaves_the_decoder_one_question_to_read(floats: Bundle) -> None:
+    """The mean of what each passage made of it, which stands for all passages alike; without a ratio one of each."""
     question = floats.encode_question("which port?")
-    lengths = []
-    for ratio in (0.0, 0.2, 0.5):
+    asked, bodies = question.ids.shape[1], [len(floats.tokenize(text).ids) for text in NOTES.values()]
+    for ratio, questions in ((0.0, 2), (0.2, 1), (0.5, 1)):
         reader = GenerativeReader(floats, ratio=ratio)
-        lengths.append(len(reader.fuse([reader.encode(question, one) for one in passages(floats)]).shares))
-    assert lengths[0] > lengths[1] > lengths[2]
-    assert lengths[0] == sum(len(floats.tokenize(text).ids) for text in NOTES.values()) + 2 * question.ids.shape[1]
+        encoded = [reader.encode(question, one) for one in passages(floats)]
+        assert [len(states) for states in encoded] == [asked + body for body in bodies]
+        fused = reader.fuse(question, encoded)
+        assert len(fused.shares) == sum(bodies) + questions * asked
+        mean = GenerativeReader(floats, 0.0).fuse(question, [(encoded[0][:asked] + encoded[1][:asked]) / 2])
+        for name, keys in fused.keys.items():
+            assert np.allclose(keys[:, :, :asked], mean.keys[name], atol=1e-5) == (questions == 1)
+        assert (fused.shares[0] == (0.5 if questions == 1 else [1, 0])).all()
 
 
 def test_the_answer_so_far_is_told_and_reading_can_be_given_up(floats: Bundle) -> None:
@@ -186,7 +192,7 @@ def test_an_answer_without_an_end_is_cut(floats: Bundle, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Bundle, "run", endless)
     reader, question = GenerativeReader(floats), floats.encode_question("which port?")
-    (one,) = reader.decode(reader.fuse([reader.encode(question, p) for p in passages(floats)]))
+    (one,) = reader.decode(reader.fuse(question, [reader.encode(question, p) for p in passages(floats)]))
     assert len(one.ids) == MAX_ANSWER_TOKENS
 
 

@@ -5,7 +5,6 @@ import onnxruntime
 import pytest
 import torch
 
-import app.merging
 from export.merging import REACH, merge, unmerge
 
 
@@ -13,13 +12,13 @@ def states(rows: int, tokens: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, tokens, 16)).astype(np.float32)
 
 
-def by_hand(x: np.ndarray, ratio: float, reach: int) -> list[list[int]]:
-    """The tokens of each group, from the definition, one pair after another."""
+def by_hand(x: np.ndarray, ratio: float) -> list[list[int]]:
+    """The tokens of each group in numpy, from the definition, one pair after another."""
     similarity = {
         i: max(
             (round(4096 * float(x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j]))), -j)
             for j in range(1, len(x), 2)
-            if abs(i - j) <= reach
+            if abs(i - j) <= REACH
         )
         for i in range(0, len(x), 2)
         if len(x) > 1
@@ -29,19 +28,6 @@ def by_hand(x: np.ndarray, ratio: float, reach: int) -> list[list[int]]:
     for i in closest:
         groups[-similarity[i][1]].append(i)
     return [sorted(groups[i]) for i in sorted(groups)]
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.3, 0.5])
-@pytest.mark.parametrize("tokens", [1, 2, 3, 10, 33])
-@pytest.mark.parametrize("reach", [1, 3, None])
-def test_groups_are_those_of_the_definition(tokens: int, ratio: float, reach: int | None) -> None:
-    x = states(1, tokens, tokens)[0]
-    group = app.merging.groups(x, ratio, reach)
-    found = [np.flatnonzero(group == g).tolist() for g in range(group.max() + 1)]
-    assert found == by_hand(x, ratio, reach or tokens)
-    means, sizes = app.merging.merge(x, group)
-    assert np.allclose(means, [x[members].mean(axis=0) for members in found], atol=1e-6)
-    assert sizes.tolist() == [len(members) for members in found]
 
 
 class Merging(torch.nn.Module):
@@ -72,9 +58,7 @@ def test_tokens_that_are_alike_merge_alike_everywhere(graph: onnxruntime.Inferen
     """Of two tokens that stand there eight times each, in other lengths: a digit more or less decides nothing."""
     rng = np.random.default_rng(5)
     x = states(1, 2, 5)[:, rng.integers(0, 2, 16)] * rng.uniform(1, 3, (1, 16, 1)).astype(np.float32)
-    group = app.merging.groups(x[0], ratio, REACH)
-    assert [np.flatnonzero(group == g).tolist() for g in range(group.max() + 1)] == by_hand(x[0], ratio, REACH)
-    means, _ = app.merging.merge(x[0], group)
+    means = [x[0, members].mean(axis=0) for members in by_hand(x[0], ratio)]
     inputs = {"x": x, "size": np.ones((1, 16), np.float32), "position": np.arange(16)[None], "ratio": np.float32(ratio)}
     found, *_ = Merging()(*(torch.tensor(value) for value in inputs.values()))
     exported, *_ = graph.run(None, {name: np.asarray(value) for name, value in inputs.items()})
@@ -98,13 +82,12 @@ def test_torch_and_the_graph_merge_as_numpy_does(
     for ours, theirs in zip(found, exported, strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
     for row, n in enumerate(lengths):
-        group = app.merging.groups(x[row, :n], ratio, REACH)
-        means, sizes = app.merging.merge(x[row, :n], group)
-        kept = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+        groups = by_hand(x[row, :n], ratio)
+        means = np.array([x[row, members].mean(axis=0) for members in groups])
         assert np.allclose(found[0][row, : len(means)], means, atol=1e-5)
-        assert np.array_equal(found[1][row, : len(means)], sizes)
-        assert (found[1][row, len(means) :] == 0).all()
-        assert np.allclose(found[3][row, :n], x[row, :n] + means[group] if ratio else 2 * x[row, :n], atol=1e-5)
-        assert found[2][row, : len(means)].tolist() == [
-            7 + int(members[0] if len(members) == 1 else members[members % 2 == 1][0]) for members in kept
-        ]
+        assert found[1][row].tolist() == [*map(len, groups), *[0] * (found[1].shape[1] - len(groups))]
+        of = {token: number for number, members in enumerate(groups) for token in members}
+        added = means[[of[token] for token in range(n)]] if ratio else x[row, :n]
+        assert np.allclose(found[3][row, :n], x[row, :n] + added, atol=1e-5)
+        places = [members[0] if len(members) == 1 else next(i for i in members if i % 2) for members in groups]
+        assert found[2][row, : len(means)].tolist() == [7 + place for place in places]
