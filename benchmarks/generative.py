@@ -281,6 +281,7 @@ def main() -> None:
                 print(
                     f"{len(found)} questions, {options.passages} passages, ratio {options.ratio:g}: "
                     f"logits differ by at most {max(p.logits for p in found):.1e}, "
+                    f"of {sum(p.logits > 1e-3 for p in found)} by more than 1e-3, "
                     f"scores by {max(p.score for p in found):.1e}, "
                     f"{sum(p.same for p in found)} greedy answers are the same"
                 )
