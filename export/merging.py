@@ -63,14 +63,10 @@ def merge(
     x: Tensor, size: Tensor, position: Tensor, ratio: Tensor, reach: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    States (B, n, d), sizes (B, n) float, positions (B, n), ratio () -> the same of (B, n') tokens.
+    States (B, n, d), sizes (B, n) of 1 or 0, positions (B, n), ratio () -> the same of (B, n') tokens.
 
-    And the merged token (B, n) that each belongs to.
+    And the merged token (B, n) that each belongs to. There are two places or more.
     """
-    n = x.size(1)
-    x = torch.nn.functional.pad(x, [0, 0, 0, 1])  # so that there is an odd token
-    size = torch.nn.functional.pad(size, [0, 1])
-    position = torch.nn.functional.pad(position, [0, 1])
     real = size > 0
     length = real.sum(1, keepdim=True)
     count = torch.minimum((ratio * length).floor().long(), length // 2)
@@ -90,8 +86,8 @@ def merge(
     parts = here * size[:, None, :]
     sizes = parts.sum(2)
     left = (position * kept).to(x.dtype)
-    positions = torch.matmul(here, left[:, :, None])[:, :, 0].round().long()
-    return torch.matmul(parts, x) / sizes[:, :, None].clamp(min=1.0), sizes, positions, target[:, :n]
+    positions = torch.matmul(here, left[:, :, None])[:, :, 0].long()
+    return torch.matmul(parts / sizes[:, :, None].clamp(min=1.0), x), sizes, positions, target
 
 
 @torch.jit.script
@@ -101,19 +97,20 @@ def merge_passage(
     """
     Joint states (B, L, d), sizes and positions (B, L); a question (B, Q, ...) that stands first in each row stays.
 
-    Only the question's length counts; as a number it would be that of the example in an exported graph.
+    Only the question's length counts; as a number it would be that of the example in an exported graph. A passage of
+    one token has none to merge with.
 
     Returns:
         The same of (B, Q + n') tokens, and which of these each (B, L) belongs to.
     """
-    group = position
-    if bool(ratio > 0):
-        q = question.size(1)
+    q = question.size(1)
+    group = position * 0 + torch.arange(position.size(1), device=position.device)
+    if bool(ratio * (states.size(1) - q - 1) > 0):
         merged, sizes, positions, group = merge(states[:, q:], size[:, q:], position[:, q:], ratio, reach)
         states = torch.cat([states[:, :q], merged], dim=1)
         size = torch.cat([size[:, :q], sizes], dim=1)
         position = torch.cat([position[:, :q], positions], dim=1)
-        own = torch.arange(q, device=group.device)[None].expand(group.size(0), -1)
+        own = group[:, :1] * 0 + torch.arange(q, device=group.device)
         group = torch.cat([own, group + q], dim=1)
     return states, size, position, group
 

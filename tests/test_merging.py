@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import torch
 
-from export.merging import REACH, merge, unmerge
+from export.merging import REACH, merge_passage, unmerge
 
 
 def states(rows: int, tokens: int, seed: int = 0) -> np.ndarray:
@@ -34,7 +34,7 @@ class Merging(torch.nn.Module):
     """What passages go through, one layer between that changes nothing but doubles what it reads."""
 
     def forward(self, x: torch.Tensor, size: torch.Tensor, position: torch.Tensor, ratio: torch.Tensor) -> tuple:
-        y, sizes, positions, group = merge(x, size, position, ratio, REACH)
+        y, sizes, positions, group = merge_passage(x, size, position, x[:, :0], ratio, REACH)
         return y, sizes, positions, unmerge(x, y, 2 * y, group, ratio)
 
 
