@@ -137,6 +137,7 @@ class Bundle:
         options.intra_op_num_threads = self.threads if alone else 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.enable_mem_pattern = False  # one is made for each shape, and no two passages have one
         options.add_session_config_entry("session.force_spinning_stop", "1")  # else a core is lost to what comes next
         provider = devices()[self.device]
         providers = list(dict.fromkeys([provider, CPU]))
