@@ -59,43 +59,11 @@ def bias_in_order(distances: Tensor, size: Tensor) -> Tensor:
 
 
 @torch.jit.script
-def merge(
-    x: Tensor, size: Tensor, position: Tensor, ratio: Tensor, reach: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """
-    States (B, n, d), sizes (B, n) of 1 or 0, positions (B, n), ratio () -> the same of (B, n') tokens.
-
-    And the merged token (B, n) that each belongs to. There are two places or more.
-    """
-    real = size > 0
-    length = real.sum(1, keepdim=True)
-    count = torch.minimum((ratio * length).floor().long(), length // 2)
-    place = torch.arange(x.size(1), device=x.device)
-    unit = x / x.norm(2, -1, True).clamp(min=1e-12)
-    cosine = (4096 * torch.matmul(unit[:, 0::2], unit[:, 1::2].transpose(1, 2))).round()
-    far = (place[0::2, None] - place[None, 1::2]).abs() > reach
-    nearest, partner = cosine.masked_fill(far | ~real[:, None, 1::2], -9999.0).max(dim=-1)  # of equal ones the first
-    nearest = nearest.masked_fill(~real[:, 0::2], -9999.0) - place[0::2] / x.size(1)
-    rank = (nearest[:, None, :] > nearest[:, :, None]).sum(2)
-    merged = ((rank < count)[:, place // 2]) & (place % 2 == 0)[None]
-    kept = real & ~merged
-    target = torch.where(merged, 2 * partner[:, place // 2] + 1, place[None])
-    target = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, target)
-    places = torch.arange(int(kept.sum(1).max()), device=x.device)
-    here = (target[:, None, :] == places[None, :, None]).to(x.dtype)
-    parts = here * size[:, None, :]
-    sizes = parts.sum(2)
-    left = (position * kept).to(x.dtype)
-    positions = torch.matmul(here, left[:, :, None])[:, :, 0].long()
-    return torch.matmul(parts / sizes[:, :, None].clamp(min=1.0), x), sizes, positions, target
-
-
-@torch.jit.script
 def merge_passage(
-    states: Tensor, size: Tensor, position: Tensor, question: Tensor, ratio: Tensor, reach: int
+    x: Tensor, size: Tensor, position: Tensor, question: Tensor, ratio: Tensor, reach: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    Joint states (B, L, d), sizes and positions (B, L); a question (B, Q, ...) that stands first in each row stays.
+    Joint states (B, L, d), sizes (B, L) of 1 or 0, positions (B, L); a question (B, Q, ...) that stands first stays.
 
     Only the question's length counts; as a number it would be that of the example in an exported graph. A passage of
     one token has none to merge with.
@@ -104,15 +72,33 @@ def merge_passage(
         The same of (B, Q + n') tokens, and which of these each (B, L) belongs to.
     """
     q = question.size(1)
-    group = position * 0 + torch.arange(position.size(1), device=position.device)
-    if bool(ratio * (states.size(1) - q - 1) > 0):
-        merged, sizes, positions, group = merge(states[:, q:], size[:, q:], position[:, q:], ratio, reach)
-        states = torch.cat([states[:, :q], merged], dim=1)
-        size = torch.cat([size[:, :q], sizes], dim=1)
-        position = torch.cat([position[:, :q], positions], dim=1)
-        own = group[:, :1] * 0 + torch.arange(q, device=group.device)
-        group = torch.cat([own, group + q], dim=1)
-    return states, size, position, group
+    place = torch.arange(x.size(1), device=x.device)
+    group = place + 0 * position
+    if bool(ratio * (x.size(1) - q - 1) > 0):
+        real = size > 0
+        length = real[:, q:].sum(1, keepdim=True)
+        count = torch.minimum((ratio * length).floor().long(), length // 2)
+        unit = x / x.norm(2, -1, True).clamp(min=1e-12)
+        even, odd = place[q::2], place[q + 1 :: 2]
+        cosine = (4096 * torch.matmul(unit[:, q::2], unit[:, q + 1 :: 2].transpose(1, 2))).round()
+        far = (even[:, None] - odd).abs() > reach
+        nearest, partner = cosine.masked_fill(far | ~real[:, None, q + 1 :: 2], -9999.0).max(
+            dim=-1
+        )  # the first of equals
+        nearest = nearest.masked_fill(~real[:, q::2], -9999.0) - even / x.size(1)
+        rank = (nearest[:, None, :] > nearest[:, :, None]).sum(2)
+        chosen = torch.where(rank < count, 2 * partner + q + 1, -1)
+        half = (place - q).clamp(min=-1)
+        target = torch.where((half >= 0) & (half % 2 == 0), chosen[:, half // 2], -1)
+        kept = real & (target < 0)
+        target = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, torch.where(target < 0, place, target))
+        group = target
+        places = torch.arange(int(kept.sum(1).max()), device=x.device)
+        here = (target[:, None, :] == places[:, None]).to(x.dtype) * size[:, None, :]
+        size = here.sum(2)
+        position = torch.matmul(here, (position * kept).to(x.dtype)[:, :, None])[:, :, 0].long()
+        x = torch.matmul(here / size[:, :, None].clamp(min=1.0), x)
+    return x, size, position, group
 
 
 @torch.jit.script
