@@ -9,7 +9,20 @@ import pytest
 from app.bundle import Bundle
 from app.evaluation import load_questions
 from app.indexer import index
-from benchmarks.generative import FULL, OURS, RATIOS, SPLIT, Turn, asked, gained, kept, parity, readers, table, take_turns
+from benchmarks.generative import (
+    FULL,
+    OURS,
+    RATIOS,
+    SPLIT,
+    Turn,
+    asked,
+    gained,
+    kept,
+    parity,
+    readers,
+    table,
+    take_turns,
+)
 from store.errors import UsageError
 from store.tokens import TokenStore
 from tests.conftest import new_store
@@ -67,12 +80,13 @@ def test_a_row_compares_with_the_unsplit_reader(generative: Path) -> None:
 
 
 def test_gains_are_medians_of_what_each_question_gains() -> None:
-    took = {0.0: (0.4, 0.2, 0.3), 0.1: (0.4, 0.2, 0.3), 0.2: (0.2, 0.1, 0.3), 0.3: (0.1, 0.1, 0.1), 0.5: (0.8, 0.1, 0.6)}
+    none = (0.4, 0.2, 0.3)
+    took = {0.0: none, 0.1: none, 0.2: (0.2, 0.1, 0.3), 0.3: (0.1, 0.1, 0.1), 0.5: (0.8, 0.1, 0.6)}
     turns = {
         f"{OURS}, ratio {ratio:g}": [Turn("", seconds, 0.1, (True, True, True)) for seconds in own]
         for ratio, own in took.items()
     }
-    assert gained(turns) == "Encoder side at ratio 0.1 / 0.2 / 0.3 / 0.5: 1.00 / 2.00 / 3.00 / 0.50 times as fast as at 0."
+    assert gained(turns).endswith(" 0.1 / 0.2 / 0.3 / 0.5: 1.00 / 2.00 / 3.00 / 0.50 times as fast as at 0.")
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.5])
