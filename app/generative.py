@@ -3,8 +3,8 @@ The generative reader (BTR-Atlas): Fusion-in-Decoder over stored passages, a dec
 
 Each passage goes through the upper graph with the question, whose layers read it with a share of its tokens merged. The
 decoder reads the states of all passages side by side; those of the question, of which each passage has its own, are
-merged then too. The empty answer is "not in the passages": it is
-never written, and log p(answer) - log p(empty) is an answer's score, so that above 0 it is likelier than none.
+merged then too. The empty answer is "not in the passages": it is never written, and log p(answer) - log p(empty) is an
+answer's score, so that above 0 it is likelier than none.
 
 The source of an answer is the passage that the decoder's cross-attention paid most while writing it, among those that
 hold the answer word by word where there are any; the answer then reads as it stands there, for what is written may lack

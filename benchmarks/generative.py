@@ -39,7 +39,7 @@ from app.generative import MAX_ANSWER_TOKENS, START, Fused, GenerativeReader, no
 from app.reader import PassageBits
 from app.retriever import Retriever, to_read
 from benchmarks.readers import choose
-from store.bundle import DECODER
+from store.bundle import DECODER, MOST_MERGED
 from store.codec import Floats, token_arrays
 from store.errors import BtrError, UsageError
 from store.records import Counts
@@ -276,8 +276,8 @@ def main() -> None:
     options = parser.parse_args()
     if min(options.passages, options.count) < 1:
         parser.error("--passages and --count are 1 or more")
-    if not 0 <= options.ratio <= 0.5:
-        parser.error("--ratio is 0 to 0.5")
+    if not 0 <= options.ratio <= MOST_MERGED:
+        parser.error(f"--ratio is 0 to {MOST_MERGED}")
     try:
         bundle = Bundle.open(options.bundle)
         naive = Bundle.open(options.naive) if options.naive else None

@@ -81,20 +81,18 @@ def merge_passage(
         unit = x / x.norm(2, -1, True).clamp(min=1e-12)
         even, odd = place[q::2], place[q + 1 :: 2]
         cosine = (4096 * torch.matmul(unit[:, q::2], unit[:, q + 1 :: 2].transpose(1, 2))).round()
-        far = (even[:, None] - odd).abs() > reach
-        nearest, partner = cosine.masked_fill(far | ~real[:, None, q + 1 :: 2], -9999.0).max(
-            dim=-1
-        )  # the first of equals
+        barred = (even[:, None] - odd).abs() > reach
+        barred = barred | ~real[:, None, q + 1 :: 2]
+        nearest, partner = cosine.masked_fill(barred, -9999.0).max(dim=-1)  # of equal ones the first
         nearest = nearest.masked_fill(~real[:, q::2], -9999.0) - even / x.size(1)
         rank = (nearest[:, None, :] > nearest[:, :, None]).sum(2)
         chosen = torch.where(rank < count, 2 * partner + q + 1, -1)
-        half = (place - q).clamp(min=-1)
-        target = torch.where((half >= 0) & (half % 2 == 0), chosen[:, half // 2], -1)
+        inside = (place - q).clamp(min=-1)
+        target = torch.where((inside >= 0) & (inside % 2 == 0), chosen[:, inside // 2], -1)
         kept = real & (target < 0)
-        target = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, torch.where(target < 0, place, target))
-        group = target
+        group = torch.gather((kept.long().cumsum(1) - 1).clamp(min=0), 1, torch.where(target < 0, place, target))
         places = torch.arange(int(kept.sum(1).max()), device=x.device)
-        here = (target[:, None, :] == places[:, None]).to(x.dtype) * size[:, None, :]
+        here = (group[:, None, :] == places[:, None]).to(x.dtype) * size[:, None, :]
         size = here.sum(2)
         position = torch.matmul(here, (position * kept).to(x.dtype)[:, :, None])[:, :, 0].long()
         x = torch.matmul(here / size[:, :, None].clamp(min=1.0), x)

@@ -256,14 +256,15 @@ class PassageEncoder(nn.Module):
         """What the binarizer predicts states from, for token ids (B, L) with 0 as padding."""
         return self.binarizer.features(self.embed(ids), self.binarizer.inner(ids))
 
-    def read(self, h_q: Tensor, q_ids: Tensor, p: Tensor, p_ids: Tensor, p_mask: Tensor) -> Any:
+    def read(self, h_q: Tensor, q_ids: Tensor, p: Tensor, p_ids: Tensor, p_mask: Tensor, *more: Any) -> Any:
         """
         Question states (B, Q, d) and ids (B, Q), passage states (B, L, d), ids and mask (B, L) -> what `upper` gives.
 
-        The passage states are the lower encoder's own or, in a binarized reader, those restored from their signs.
+        The passage states are the lower encoder's own or, in a binarized reader, those restored from their signs. What
+        else `upper` takes comes last.
         """
         q, p = self.upper.match(h_q, q_ids, p, p_ids, p_mask, self.match_factors)
-        return self.upper(q, q_ids != 0, p, p_mask)
+        return self.upper(q, q_ids != 0, p, p_mask, *more)
 
     @torch.no_grad()
     def encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from export.reader import SplitConfig
+from store.bundle import MOST_MERGED
 from store.errors import ExportError
 
 STEPS = ("full", "decomposed", "binarized")
@@ -41,7 +42,7 @@ _RANGES = {
     "bare": (0, 1),
     "average": (0, 1),
     "exact": (0, 1),
-    "merging": (0, 0.5),
+    "merging": (0, MOST_MERGED),
     "pair_tokens": (64, math.inf),
     "unanswerable": (0, 0.5),
     "second": (0, 1),

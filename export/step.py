@@ -79,8 +79,8 @@ def read_split(
     h_q = reader.lower(batch.question_ids, batch.question_ids != 0)
     bodies = body_states(h_p, batch)
     restored = reader.binarize(bodies, batch.body_ids, bare) if binarized else None
-    p = bodies if restored is None else restored
-    reading = reader.read_pairs(h_q, p, batch) if ratio is None else reader.read_pairs(h_q, p, batch, ratio)
+    merging = () if ratio is None else (ratio,)
+    reading = reader.read_pairs(h_q, bodies if restored is None else restored, batch, *merging)
     return reading, h_p, h_q, bodies, restored
 
 

@@ -269,8 +269,7 @@ class SplitT5(PassageEncoder, Decoding):
         """
         at, of = batch.pair_question, batch.pair_passage
         q_ids, p_ids, p_mask = batch.question_ids[at], batch.body_ids[of], batch.body_mask[of]
-        q, p = self.upper.match(h_q[at], q_ids, p[of], p_ids, p_mask, self.match_factors)
-        states = self.upper(q, q_ids != 0, p, p_mask, ratio)
+        states = self.read(h_q[at], q_ids, p[of], p_ids, p_mask, ratio)
         encoded, whole = fuse(states, torch.cat([q_ids != 0, p_mask], dim=1), batch)
         logits, looked = self.write(encoded, whole, batch.answer_ids)
         read = side_by_side(torch.cat([q_ids, p_ids], dim=1), batch)

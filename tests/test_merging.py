@@ -67,7 +67,7 @@ def test_tokens_that_are_alike_merge_alike_everywhere(graph: onnxruntime.Inferen
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.2, 0.35, 0.5])
-@pytest.mark.parametrize("lengths", [(12,), (31, 17, 4), (9, 1), (1,)])
+@pytest.mark.parametrize("lengths", [(12,), (31, 17, 4), (33, 10, 3, 2), (9, 1), (2,), (1,)])
 def test_torch_and_the_graph_merge_as_numpy_does(
     graph: onnxruntime.InferenceSession, lengths: tuple[int, ...], ratio: float
 ) -> None:
